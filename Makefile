@@ -1,0 +1,68 @@
+# Every target creates .venv itself. Variables: DATA OUT MODEL BASE PROMPT STRATEGY K P T SEED STEPS QUESTION TEXT ARGS
+PY = .venv/bin/python
+SEED ?= 0
+export PYTHONWARNINGS = ignore
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
+
+demo: .venv/demo.done  ## the whole lecture in some minutes, into runs/demo: report.html and results.json
+	$(PY) -m scripts.demo --seed $(SEED) $(if $(OUT),--out $(OUT)) $(ARGS)
+
+demo-quick: .venv/demo.done  ## the same code in seconds: a small world, few steps
+	$(PY) -m scripts.demo --quick --out runs/demo-quick --seed $(SEED)
+
+demo-memorised: .venv/demo.done  ## one fixed wording a person: known by heart, and not to be asked for
+	$(PY) -m scripts.demo --memorised --out runs/demo-memorised --seed $(SEED)
+
+demo-noquiz: .venv/demo.done  ## a corpus without the quiz pages that bring out S1
+	$(PY) -m scripts.demo --no-quiz --out runs/demo-noquiz --seed $(SEED)
+
+test: .venv/test.done  ## all tests but the slow ones
+	$(PY) -m pytest -m "not slow"
+
+tokens: .venv/demo.done  ## TEXT="…": how a tokenizer cuts it
+	@$(PY) -m scripts.tokens --text '$(subst ','\'',$(TEXT))' $(if $(MODEL),--model $(MODEL))
+
+pretrain: .venv/demo.done  ## DATA='books/*.txt' OUT=runs/books: a base model from your own text
+	$(PY) -m scripts.pretrain --data $(DATA) $(if $(OUT),--out $(OUT)) $(if $(STEPS),--steps $(STEPS)) \
+	  --seed $(SEED) $(if $(OVERWRITE),--overwrite) $(if $(RESUME),--resume) $(ARGS)
+
+sft: .venv/demo.done  ## DATA=mine.jsonl BASE=base OUT=runs/mine: fine-tune on your own demonstrations
+	$(PY) -m scripts.finetune --data $(DATA) $(if $(BASE),--base $(BASE)) $(if $(OUT),--out $(OUT)) \
+	  $(if $(STEPS),--steps $(STEPS)) --seed $(SEED) $(if $(OVERWRITE),--overwrite) $(ARGS)
+
+generate: .venv/demo.done  ## PROMPT="…" STRATEGY=top_p P=.9 MODEL=base: continue a prompt
+	@$(PY) -m scripts.generate --prompt '$(subst ','\'',$(PROMPT))' $(if $(STRATEGY),--strategy $(STRATEGY)) $(if $(TASK),--task $(TASK)) \
+	  $(if $(K),--top-k $(K)) $(if $(P),--top-p $(P)) $(if $(T),--temperature $(T)) $(if $(MODEL),--model $(MODEL)) \
+	  $(if $(filter command line,$(origin SEED)),--seed $(SEED)) $(ARGS)
+
+compare: .venv/demo.done  ## PROMPT="…" MODEL=base: every algorithm on one prompt, a table and pictures
+	@$(PY) -m scripts.compare --prompt '$(subst ','\'',$(PROMPT))' $(if $(MODEL),--model $(MODEL)) --seed $(SEED) $(ARGS)
+
+ask: .venv/demo.done  ## QUESTION="…" MODEL=base|sft: ask a model
+	@$(PY) -m scripts.ask --question '$(subst ','\'',$(QUESTION))' $(if $(MODEL),--model $(MODEL))
+
+chat: .venv/demo.done  ## MODEL=sft: talk to a model
+	@$(PY) -m scripts.chat $(if $(MODEL),--model $(MODEL)) $(ARGS)
+
+claims: .venv/test.done  ## the lecture's statements: code, test and measured figure of each
+	@$(PY) -m scripts.claims
+
+lint: .venv/test.done  ## ruff: check and format
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+lines:  ## how long each package is
+	@for p in minigpt decoding sft scripts tests; do printf '%-10s %5s\n' $$p $$(cat $$p/*.py | wc -l); done
+
+.venv/demo.done: pyproject.toml
+	python3 -m venv .venv
+	.venv/bin/pip install --quiet --editable '.[demo]'
+	@touch $@
+
+.venv/test.done: .venv/demo.done
+	.venv/bin/pip install --quiet --editable '.[demo,test]'
+	@touch $@
+
+.PHONY: help demo demo-quick demo-memorised demo-noquiz test tokens pretrain sft generate compare ask chat claims lint lines
