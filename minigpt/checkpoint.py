@@ -1,0 +1,161 @@
+"""A run directory on disk, each file of it written whole or not at all.
+
+`save` and `load`: the model and its tokenizer, as a Hugging Face model directory. `save_checkpoint` and
+`load_checkpoint`: what a run needs to go on exactly where it was. Only safetensors and JSON, so opening a file that
+somebody else made runs none of their code.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from . import pretrained
+from .loop import TrainState
+from .model import GPT
+from .tokenizer import END, Tokenizer
+
+
+def save(directory: Path | str, model: GPT, tokenizer: Tokenizer | None) -> None:
+    """Write model.safetensors, tokenizer.json, generation_config.json and, last, config.json into the directory.
+
+    `transformers` opens it with AutoModelForCausalLM and AutoTokenizer when the architecture is Llama's.
+    """
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    dtype = str(model.head.weight.dtype).removeprefix("torch.")
+    config = pretrained.config_to_disk(model.config, dtype)
+    _write_tensors(directory / "model.safetensors", pretrained.weights_to_disk(model.state_dict(), model.config))
+    if tokenizer is not None:
+        end = tokenizer.special[END]
+        ends = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
+        classes = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END, "bos_token": END, "pad_token": END}
+        _write(directory / "tokenizer.json", tokenizer.to_json())
+        _write(directory / "tokenizer_config.json", _json({**classes, "clean_up_tokenization_spaces": False}))
+        _write(directory / "generation_config.json", _json({**ends, "max_length": model.context_length}))
+        config |= ends
+    _write(directory / "config.json", _json(config))
+
+
+def load(directory: Path | str) -> tuple[GPT, Tokenizer | None]:
+    """Open a model directory: the model in evaluation mode, and its tokenizer or None when it has none.
+
+    FileNotFoundError when a file is missing, ValueError when one can't be read or doesn't fit; each names the file.
+    """
+    directory = Path(directory)
+    for name in ("config.json", "model.safetensors"):
+        if not (directory / name).exists():
+            raise FileNotFoundError(f"{directory}: no model here, {name} is missing")
+    content, stored = _read_json(directory / "config.json"), _read_tensors(directory / "model.safetensors")
+    tokenizer = directory / "tokenizer.json"
+    try:
+        config = pretrained.config_from_disk(content)
+        with torch.device("meta"):  # shapes without memory: the weights come from the file
+            model = GPT(config)
+        weights = pretrained.weights_from_disk(stored, model.state_dict(), config)
+        tok = Tokenizer.from_json(tokenizer.read_text(encoding="utf-8")) if tokenizer.exists() else None
+    except (TypeError, ValueError) as problem:
+        raise ValueError(f"{directory}: {problem}") from problem
+    model.load_state_dict(weights, assign=True)
+    if config.tie_embeddings:
+        model.head.weight = model.token_embedding.weight
+    return model.eval(), tok
+
+
+def save_checkpoint(run: Path | str, model: nn.Module, state: TrainState, keep: int = 2) -> Path:
+    """Write run/checkpoints/step-N: weights, moments and the step; return its path. The last `keep` stay.
+
+    It is written aside, synced and renamed in, so a kill at any moment leaves every earlier one whole.
+    """
+    final = Path(run) / "checkpoints" / f"step-{state.step}"
+    aside = final.with_name(f".{final.name}.partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    _write_tensors(aside / "model.safetensors", dict(model.named_parameters()))
+    _write_tensors(aside / "optimizer.safetensors", state.moments)
+    _write(aside / "state.json", _json({"step": state.step}))
+    shutil.rmtree(final, ignore_errors=True)
+    os.replace(aside, final)
+    _sync(final.parent)
+    for old in checkpoints(run)[:-keep]:
+        shutil.rmtree(old)
+    return final
+
+
+def checkpoints(run: Path | str) -> list[Path]:
+    """The complete checkpoints of a run, oldest first."""
+    found = (Path(run) / "checkpoints").glob("step-*")
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+
+
+def load_checkpoint(run: Path | str, model: nn.Module) -> TrainState:
+    """Put the newest checkpoint's weights into the model and return the state to pass to `train`.
+
+    FileNotFoundError when there is none; ValueError when a file is damaged or belongs to another model.
+    """
+    saved = checkpoints(run)
+    if not saved:
+        raise FileNotFoundError(f"{run}: no checkpoint to resume from, checkpoints/step-N is missing")
+    weights = _read_tensors(saved[-1] / "model.safetensors")
+    parameters = dict(model.named_parameters())
+    if {name: p.shape for name, p in weights.items()} != {name: p.shape for name, p in parameters.items()}:
+        raise ValueError(f"{saved[-1]}: the tensors are those of another model than the one to resume")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(weights[name])
+    moments = _read_tensors(saved[-1] / "optimizer.safetensors")
+    return TrainState(_read_json(saved[-1] / "state.json")["step"], moments)
+
+
+def _json(content: dict) -> str:
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as problem:
+        raise ValueError(f"{path}:{problem.lineno}: not JSON ({problem.msg})") from problem
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: must be an object with keys, not {content!r:.60}")
+    return content
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except SafetensorError as problem:
+        raise ValueError(f"{path}: damaged or cut short ({problem})") from problem
+
+
+def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    _replace(path, lambda aside: save_file(contiguous, aside, metadata={"format": "pt"}))
+
+
+def _write(path: Path, text: str) -> None:
+    _replace(path, lambda aside: aside.write_text(text, encoding="utf-8"))
+
+
+def _replace(path: Path, write) -> None:
+    aside = path.with_name(f".{path.name}.partial")
+    try:
+        write(aside)
+        _sync(aside)
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or a directory's list of names, is on the disk itself."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,225 @@
+"""The decoder-only transformer (P2): token ids in, a logit for every vocabulary entry and position out.
+
+Read it from the bottom up: GPT is a stack of Blocks; a Block is Attention and an MLP, each behind a norm and added to
+the stream; the formulas are in functional.py. The key/value cache makes generation cheap and changes no logit.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from . import functional as F
+from .config import GPTConfig
+
+
+class Cache:
+    """The keys and values of all tokens so far, so that each new token costs one token's work.
+
+    One row a prompt. Rows share slots: the shorter prompts of a batch leave a hole after them, which `filled` marks
+    and attention skips; `lengths` holds how many tokens each row really has, which is its next position.
+    """
+
+    def __init__(self, config: GPTConfig, lengths: Tensor, dtype: torch.dtype):
+        self.config, self.lengths, self.used = config, lengths, 0
+        self.uniform = bool((lengths == lengths[0]).all())
+        shape = (config.n_layers, 2, len(lengths), config.n_kv_heads, 0, config.d_head)
+        self.slots = torch.empty(shape, dtype=dtype, device=lengths.device)  # (layers, 2, B, K, S, D)
+        self.filled = torch.empty(len(lengths), 0, dtype=torch.bool, device=lengths.device)  # (B, S)
+
+    def make_room(self, count: int) -> None:
+        """Have `count` free slots after the used ones; capacity doubles, so a long text is copied a few times only."""
+        needed = self.used + count
+        if needed > self.slots.size(-2):
+            grown = list(self.slots.shape)
+            grown[-2] = max(needed, 2 * self.slots.size(-2), 64)
+            slots, self.slots = self.slots, self.slots.new_empty(grown)
+            self.slots[..., : self.used, :] = slots[..., : self.used, :]
+            filled, self.filled = self.filled, self.filled.new_zeros(len(self.lengths), grown[-2])
+            self.filled[:, : self.used] = filled[:, : self.used]
+
+    def store(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Write a layer's new keys and values, (B, K, T, D) each; return all of that layer's, (B, K, S, D) each."""
+        end = self.used + key.size(-2)
+        keys, values = self.slots[layer]
+        keys[:, :, self.used : end] = key
+        values[:, :, self.used : end] = value
+        return keys[:, :, :end], values[:, :, :end]
+
+    def reorder(self, rows: Tensor) -> "Cache":
+        """Row i becomes a copy of the old row rows[i]: to drop finished rows, or to follow beam search's best paths."""
+        self.slots = self.slots.index_select(2, rows)
+        self.filled, self.lengths = self.filled[rows], self.lengths[rows]
+        return self
+
+
+class Shared(NamedTuple):
+    """What all blocks of one forward pass share."""
+
+    turn: tuple[Tensor, Tensor] | None  # cosines and sines of the positions, for rotary models
+    mask: Tensor | None  # which stored tokens each token may look at; None: all
+    cache: Cache | None  # where generation keeps keys and values
+    dropout: float  # share of activations to drop: 0 unless training
+
+
+class Norm(nn.Module):
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.eps = config.norm_eps
+        self.weight = nn.Parameter(torch.ones(config.d_model))
+        self.centre = config.norm == "layernorm"
+        self.bias = nn.Parameter(torch.zeros(config.d_model)) if self.centre and config.bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.centre:
+            return F.layer_norm(x, self.weight, self.bias, self.eps)
+        return F.rms_norm(x, self.weight, self.eps)
+
+
+class Attention(nn.Module):
+    """Tokens look back at earlier tokens: the only place where positions exchange information."""
+
+    def __init__(self, config: GPTConfig, layer: int):
+        super().__init__()
+        self.config, self.layer, self.fused = config, layer, config.kernels == "fused"
+        C, D = config.d_model, config.d_head
+        self.query = nn.Linear(C, config.n_heads * D, bias=config.bias)
+        self.key = nn.Linear(C, config.n_kv_heads * D, bias=config.bias)
+        self.value = nn.Linear(C, config.n_kv_heads * D, bias=config.bias)
+        self.output = nn.Linear(C, C, bias=config.bias)
+
+    def forward(self, x: Tensor, shared: Shared) -> Tensor:
+        B, T, C = x.shape
+        D = self.config.d_head
+        query = self.query(x).view(B, T, -1, D).transpose(1, 2)  # (B, H, T, D)
+        key = self.key(x).view(B, T, -1, D).transpose(1, 2)  # (B, K, T, D)
+        value = self.value(x).view(B, T, -1, D).transpose(1, 2)  # (B, K, T, D)
+        if shared.turn is not None:
+            query, key = F.rotate(query, *shared.turn), F.rotate(key, *shared.turn)
+        if shared.cache is not None:
+            key, value = shared.cache.store(self.layer, key, value)  # (B, K, S, D)
+        mixed = F.causal_attention(query, key, value, shared.mask, self.fused)  # (B, H, T, D)
+        return self.output(mixed.transpose(1, 2).reshape(B, T, C))
+
+
+class MLP(nn.Module):
+    """Each token by itself: widen, gate, narrow."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        C, wide = config.d_model, config.d_ff
+        self.fused = config.kernels == "fused"
+        self.gate = nn.Linear(C, wide, bias=config.bias) if config.mlp == "swiglu" else None
+        self.up = nn.Linear(C, wide, bias=config.bias)
+        self.down = nn.Linear(wide, C, bias=config.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.gate is None:
+            return self.down(F.gelu(self.up(x), self.fused))
+        return self.down(F.silu(self.gate(x), self.fused) * self.up(x))
+
+
+class Block(nn.Module):
+    def __init__(self, config: GPTConfig, layer: int):
+        super().__init__()
+        self.attention_norm, self.attention = Norm(config), Attention(config, layer)
+        self.mlp_norm, self.mlp = Norm(config), MLP(config)
+
+    def forward(self, x: Tensor, shared: Shared) -> Tensor:
+        x = x + F.dropout(self.attention(self.attention_norm(x), shared), shared.dropout)
+        return x + F.dropout(self.mlp(self.mlp_norm(x)), shared.dropout)
+
+
+class GPT(nn.Module):
+    """A decoder-only transformer; `config` says which one.
+
+    model(ids) maps (B, T) int64 to logits (B, T, V); position t's logits are for token t + 1 and see nothing after t.
+    `prefill`, `step` and `reorder` are what the decoding package needs of a model.
+    ValueError when ids are longer than the context. Radford et al. 2019; Touvron et al. 2023, arXiv:2302.13971.
+
+    >>> GPT(GPTConfig.toy())(torch.tensor([[1, 2, 3]])).shape
+    torch.Size([1, 3, 1024])
+    """
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.config, self.context_length = config, config.context_length
+        C, V = config.d_model, config.vocab_size
+        self.token_embedding = nn.Embedding(V, C)
+        self.position_embedding = nn.Embedding(config.context_length, C) if config.position == "learned" else None
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
+        self.final_norm = Norm(config)
+        self.head = nn.Linear(C, V, bias=False)
+        if config.tie_embeddings:
+            self.head.weight = self.token_embedding.weight
+        self.initialise()
+
+    def initialise(self) -> None:
+        """Draw the weights so that the first predictions are near uniform: a first loss of about ln V.
+
+        std .02, as GPT-2; smaller for what writes into the stream, which 2 · n_layers of them share, and smaller for a
+        wide embedding: a tied head would otherwise bet on repeating the token it has just read.
+        """
+        for name, parameter in self.named_parameters():
+            if parameter.ndim < 2:
+                continue
+            std = 0.02
+            if name.endswith(("output.weight", "down.weight")):
+                std /= (2 * self.config.n_layers) ** 0.5
+            if "embedding" in name or name == "head.weight":
+                std = min(std, 4 / self.config.d_model)
+            nn.init.normal_(parameter, std=std)
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        positions = torch.arange(ids.size(1), device=ids.device)
+        return self.head(self.hidden(ids, positions, F.causal_mask(positions, ids.size(1))))
+
+    def hidden(self, ids: Tensor, positions: Tensor, mask: Tensor | None, cache: Cache | None = None) -> Tensor:
+        """The stream after all blocks and the final norm: ids (B, T), positions (T,) or (B, T) -> (B, T, C)."""
+        stored = ids.size(1) if cache is None else int(cache.lengths.max())
+        if stored > self.context_length:
+            raise ValueError(f"{stored} tokens do not fit in the context of {self.context_length}")
+        x = self.token_embedding(ids)  # (B, T, C)
+        turn = None
+        if self.position_embedding is not None:
+            x = x + self.position_embedding(positions)
+        else:
+            turn = F.rotary(positions.unsqueeze(-2), self.config.d_head, self.config.rope_theta, x.dtype)
+        rate = self.config.dropout if self.training and cache is None else 0.0  # a cache means that we generate
+        x = F.dropout(x, rate)
+        for block in self.blocks:
+            x = block(x, Shared(turn, mask, cache, rate))
+        return self.final_norm(x)
+
+    @torch.inference_mode()
+    def prefill(self, prompts: list[list[int]]) -> tuple[Tensor, Cache]:
+        """Read the prompts: logits (B, V) after each one's last token, and the cache from which `step` goes on."""
+        device = self.head.weight.device
+        lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+        # Padding goes to the right, where the causal mask hides it: a prompt's positions are those it has alone.
+        ids = nn.utils.rnn.pad_sequence([torch.tensor(prompt, device=device) for prompt in prompts], batch_first=True)
+        positions = torch.arange(ids.size(1), device=device)
+        cache = Cache(self.config, lengths, self.head.weight.dtype)
+        cache.make_room(len(positions))
+        cache.filled[:, : len(positions)] = positions < lengths[:, None]
+        x = self.hidden(ids, positions, F.causal_mask(positions, len(positions)), cache)
+        cache.used = len(positions)
+        return self.head(x[torch.arange(len(prompts)), lengths - 1]), cache
+
+    @torch.inference_mode()
+    def step(self, cache: Cache, ids: Tensor) -> tuple[Tensor, Cache]:
+        """Read one more token a row: ids (B,) -> logits (B, V) for the next one. The cache is changed in place."""
+        cache.make_room(1)
+        cache.filled[:, cache.used] = True
+        mask = None if cache.uniform else cache.filled[:, None, None, None, : cache.used + 1]
+        positions, cache.lengths = cache.lengths[:, None], cache.lengths + 1
+        x = self.hidden(ids[:, None], positions, mask, cache)
+        cache.used += 1
+        return self.head(x[:, 0]), cache
+
+    def reorder(self, cache: Cache, rows: Tensor) -> Cache:
+        """Row i of the cache becomes a copy of the old row rows[i]."""
+        return cache.reorder(rows)

@@ -1,0 +1,71 @@
+"""From gradients to new weights: AdamW, the learning rate's rise and fall, and gradient clipping (P3)."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from .config import TrainConfig
+
+
+def learning_rate(step: int, config: TrainConfig) -> float:
+    """The learning rate of a step (from 0) as a share of the peak: linear warm-up, then linear or cosine decay.
+
+    >>> plan = TrainConfig(steps=100, warmup=10, final_lr=0.1)
+    >>> [round(learning_rate(step, plan), 3) for step in (0, 9, 10, 99)]
+    [0.1, 1.0, 1.0, 0.1]
+    """
+    if step < config.warmup:
+        return (step + 1) / config.warmup
+    done = (step - config.warmup) / max(1, config.steps - 1 - config.warmup)  # 0 to 1
+    fall = done if config.schedule == "linear" else (1 - math.cos(math.pi * done)) / 2
+    return 1 - (1 - config.final_lr) * fall
+
+
+def clip_gradients(gradients: list[Tensor], largest: float) -> float:
+    """Scale all gradients, in place, so that their joint norm is at most `largest`; return the norm they had.
+
+    Pascanu et al. 2013, arXiv:1211.5063, algorithm 1.
+
+    >>> gradients = [torch.tensor([3.0]), torch.tensor([4.0])]
+    >>> clip_gradients(gradients, 1.0), gradients
+    (5.0, [tensor([0.6000]), tensor([0.8000])])
+    """
+    norm = torch.stack([gradient.norm() for gradient in gradients]).norm().item()
+    if norm > largest:
+        for gradient in gradients:
+            gradient.mul_(largest / norm)
+    return norm
+
+
+class AdamW:
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019, arXiv:1711.05101, algorithm 2).
+
+    parameters: by name, each with its .grad when `step` is called. Matrices, embeddings included, are decayed; norms
+    and biases are not. `moments` holds all there is to remember, so a checkpoint saves just that.
+
+    >>> weight = torch.nn.Parameter(torch.tensor([[1.0]]))
+    >>> weight.grad = torch.tensor([[0.5]])
+    >>> AdamW({"w": weight}, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0).step(lr=0.1, count=1)
+    >>> weight.item()                                  # the first step has length lr, whatever the gradient's size
+    0.8999...
+    """
+
+    def __init__(self, parameters: dict[str, Tensor], betas: tuple[float, float], eps: float, weight_decay: float):
+        self.parameters, self.betas, self.eps, self.weight_decay = parameters, betas, eps, weight_decay
+        self.moments = {f"mean.{name}": torch.zeros_like(p) for name, p in parameters.items()}
+        self.moments |= {f"square.{name}": torch.zeros_like(p) for name, p in parameters.items()}
+
+    @torch.no_grad()
+    def step(self, lr: float, count: int) -> None:
+        """Move every parameter; count is 1 for the first step."""
+        beta1, beta2 = self.betas
+        for name, parameter in self.parameters.items():
+            mean, square = self.moments[f"mean.{name}"], self.moments[f"square.{name}"]
+            mean.lerp_(parameter.grad, 1 - beta1)  # a running mean of the gradient …
+            square.mul_(beta2).addcmul_(parameter.grad, parameter.grad, value=1 - beta2)  # … and of its square
+            if parameter.ndim >= 2:
+                parameter.mul_(1 - lr * self.weight_decay)
+            # Both means start at 0, so early on they are too small by these factors.
+            spread = (square / (1 - beta2**count)).sqrt_().add_(self.eps)
+            parameter.addcdiv_(mean, spread, value=-lr / (1 - beta1**count))

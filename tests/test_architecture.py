@@ -1,0 +1,119 @@
+"""The house: which file may know of which, and what library code leaves to the scripts."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("minigpt", "decoding", "sft")
+FILES = {
+    f"{path.parent.name}.{path.stem}": ast.parse(path.read_text(encoding="utf-8"))
+    for package in PACKAGES
+    for path in sorted((ROOT / package).glob("*.py"))
+}
+
+# Who may import whom; a package's __init__ gathers what is its own.
+ARROWS = {
+    "minigpt.functional": set(),
+    "minigpt.config": set(),
+    "minigpt.tokenizer": set(),
+    "minigpt.data": set(),
+    "minigpt.muon": set(),
+    "minigpt.optim": {"minigpt.config"},  # the schedule's numbers
+    "minigpt.model": {"minigpt.functional", "minigpt.config"},
+    "minigpt.loop": {"minigpt.data", "minigpt.functional", "minigpt.optim", "minigpt.muon", "minigpt.config"},
+    "minigpt.pretrained": {"minigpt.config"},
+    "minigpt.checkpoint": {"minigpt.loop", "minigpt.model", "minigpt.pretrained", "minigpt.tokenizer"},
+    "minigpt.numpy_gpt": {"minigpt.config", "minigpt.data", "minigpt.loop", "minigpt.model", "minigpt.optim"},
+    "minigpt.__init__": {name for name in FILES if name.startswith("minigpt.")},
+}
+LIBRARIES = {"numpy", "torch", "tiktoken", "safetensors", "regex"}
+
+
+def imports(name: str) -> set[str]:
+    """The modules that a file imports, in full, anywhere in it."""
+    package = name.partition(".")[0]
+    found = set()
+    for node in ast.walk(FILES[name]):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            module = ".".join(filter(None, [package if node.level else "", node.module]))
+            inner = {f"{module}.{alias.name}" for alias in node.names}
+            found |= inner & FILES.keys() or {module}
+    return found
+
+
+def ours(name: str) -> set[str]:
+    return {module for module in imports(name) if module.partition(".")[0] in {*PACKAGES, "scripts", "tests"}}
+
+
+def top(modules: set[str]) -> set[str]:
+    return {module.partition(".")[0] for module in modules}
+
+
+def test_the_imports_are_found():
+    assert ours("minigpt.model") == {"minigpt.functional", "minigpt.config"}
+    assert "minigpt.pretrained" in ours("minigpt.checkpoint")
+    assert top(imports("minigpt.optim")) == {"math", "torch", "minigpt"}
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name.startswith("minigpt.")])
+def test_arrows_in_minigpt_go_one_way(name):
+    assert ours(name) <= ARROWS[name]
+
+
+def test_the_loop_knows_neither_the_model_nor_fine_tuning():
+    assert not {module for module in ours("minigpt.loop") if "model" in module or "sft" in module}
+
+
+def test_nothing_builds_on_the_numpy_twin():
+    assert not [name for name in FILES if "minigpt.numpy_gpt" in ours(name) and not name.endswith("__init__")]
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name.startswith("decoding.")])
+def test_decoding_knows_no_transformer(name):
+    assert top(imports(name)) <= {"torch", "decoding"} | sys.stdlib_module_names
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name.startswith("sft.")])
+def test_fine_tuning_builds_on_minigpt_alone(name):
+    assert top(ours(name)) <= {"minigpt", "sft"}
+
+
+@pytest.mark.claim("S5")
+def test_fine_tuning_owns_no_loop():
+    assert "minigpt.loop" in ours("sft.finetune")
+    for name in [name for name in FILES if name.startswith("sft.")]:
+        called = {node.attr for node in ast.walk(FILES[name]) if isinstance(node, ast.Attribute)}
+        assert not called & {"backward", "zero_grad", "grad"}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_library_code_needs_few_libraries_and_no_script(name):
+    assert top(imports(name)) <= {*PACKAGES, *LIBRARIES} | sys.stdlib_module_names
+    assert not top(imports(name)) & {"argparse", "pickle", "scripts"}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_library_code_does_not_print_or_execute_text(name):
+    called = [node.func for node in ast.walk(FILES[name]) if isinstance(node, ast.Call)]
+    assert not {f.id for f in called if isinstance(f, ast.Name)} & {"print", "exec", "eval", "input", "breakpoint"}
+    attributes = {ast.unparse(node) for node in ast.walk(FILES[name]) if isinstance(node, ast.Attribute)}
+    assert not attributes & {"sys.stdout", "sys.stderr", "sys.argv", "os.environ"}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_importing_a_file_only_defines_things(name):
+    calm = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)
+    for node in FILES[name].body:
+        docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        assert isinstance(node, calm) or docstring, f"line {node.lineno}"
+    assert not [node for node in ast.walk(FILES[name]) if isinstance(node, ast.Global)]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_each_file_begins_by_saying_what_it_is(name):
+    assert ast.get_docstring(FILES[name])

@@ -1,0 +1,227 @@
+"""A run directory is whole or was never there."""
+
+import json
+import os
+
+import pytest
+import torch
+from conftest import tiny
+from torch.testing import assert_close
+
+from minigpt import TrainState, checkpoint, load, load_checkpoint, save, save_checkpoint
+
+IDS = torch.tensor([[1, 2, 3, 4]])
+
+
+def contents(directory) -> dict[str, bytes]:
+    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def directory(tmp_path, tok):
+    save(tmp_path / "model", tiny(torch.float32, vocab_size=tok.vocab_size), tok)
+    return tmp_path / "model"
+
+
+def test_a_loaded_model_gives_the_logits_of_the_saved_one(tmp_path, switches):
+    model = tiny(**switches)
+    save(tmp_path, model, None)
+    loaded, tokenizer = load(tmp_path)
+    assert tokenizer is None
+    assert loaded.config == model.config
+    assert not loaded.training
+    assert torch.equal(loaded(IDS), model(IDS))
+    assert (loaded.head.weight is loaded.token_embedding.weight) == model.config.tie_embeddings
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_keep_their_precision_on_disk(tmp_path, dtype):
+    model = tiny(dtype)
+    save(tmp_path, model, None)
+    assert torch.equal(load(tmp_path)[0](IDS), model(IDS))
+    assert json.loads((tmp_path / "config.json").read_text())["dtype"] == str(dtype).removeprefix("torch.")
+
+
+def test_a_run_directory_holds_safetensors_and_json_only(directory):
+    assert sorted(contents(directory)) == [
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ]
+
+
+def test_a_tokenizer_comes_back_with_its_model(directory, tok):
+    _, loaded = load(directory)
+    assert (loaded.tokens, loaded.special) == (tok.tokens, tok.special)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_directory_that_is_half_there_is_refused_with_what_is_missing(directory, name):
+    (directory / name).unlink()
+    with pytest.raises(FileNotFoundError, match=f"{directory}.*{name} is missing"):
+        load(directory)
+
+
+def test_a_directory_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("size", [0, 5, 100, -1])
+def test_weights_that_are_cut_short_are_refused_by_name(directory, size):
+    path = directory / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(ValueError, match=f"{path}: damaged or cut short"):
+        load(directory)
+
+
+def test_a_config_that_is_no_json_is_refused_with_its_line(directory):
+    (directory / "config.json").write_text('{\n"model_type": "llama",\n oops\n}')
+    with pytest.raises(ValueError, match=r"config\.json:3: not JSON"):
+        load(directory)
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"model_type": "llama"}', "null", '{"model_type": "bert"}'])
+def test_a_config_that_lacks_what_is_needed_is_refused_with_its_directory(directory, content):
+    (directory / "config.json").write_text(content)
+    with pytest.raises(ValueError, match=f"{directory}.*config.json"):
+        load(directory)
+
+
+@pytest.mark.parametrize(
+    "change", [{"num_hidden_layers": 0}, {"hidden_size": "wide"}, {"num_attention_heads": 5}], ids=str
+)
+def test_a_config_with_a_bad_value_is_refused_with_its_directory(directory, change):
+    content = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(content | change))
+    with pytest.raises(ValueError, match=f"^{directory}: "):
+        load(directory)
+
+
+def test_a_broken_tokenizer_is_refused_with_its_directory(directory):
+    (directory / "tokenizer.json").write_text('{"model": 3}')
+    with pytest.raises(ValueError, match=f"{directory}.*tokenizer.json"):
+        load(directory)
+
+
+class FullDisk:
+    """A disk that takes so many more files, then is full in the middle of one."""
+
+    def __init__(self, monkeypatch, files: int):
+        self.files, self.sync = files, checkpoint._sync
+        monkeypatch.setattr(checkpoint, "_sync", self)
+
+    def __call__(self, path) -> None:
+        if self.files == 0:
+            if path.is_file():
+                os.truncate(path, path.stat().st_size // 2)
+            raise OSError(28, "No space left on device", str(path))
+        self.files -= 1
+        self.sync(path)
+
+
+@pytest.mark.parametrize("files", range(5))
+def test_each_file_of_a_model_stays_whole_when_writing_fails(directory, tok, monkeypatch, files):
+    before = contents(directory)
+    other = tiny(torch.float32, seed=1, vocab_size=tok.vocab_size)
+    FullDisk(monkeypatch, files)
+    with pytest.raises(OSError, match="No space left"):
+        save(directory, other, tok)
+    after = contents(directory)
+    changed = [name for name in before if before[name] != after[name]]
+    assert after.keys() == before.keys()  # nothing half-written is left behind
+    assert changed == (["model.safetensors"] if files else [])  # the one new file is complete:
+    load(directory)
+
+
+def saved_run(run, steps: list[int], **arguments) -> None:
+    for step in steps:
+        model = tiny(seed=step)
+        moments = {name: torch.full_like(p, step) for name, p in model.named_parameters()}
+        save_checkpoint(run, model, TrainState(step, moments), **arguments)
+
+
+@pytest.mark.parametrize("keep, left", [(1, [12]), (2, [9, 12]), (9, [3, 9, 12])])
+def test_the_last_checkpoints_stay_and_the_newest_is_resumed(tmp_path, keep, left):
+    saved_run(tmp_path, [3, 9, 12], keep=keep)  # by number: 9 comes before 12
+    assert [path.name for path in checkpoint.checkpoints(tmp_path)] == [f"step-{step}" for step in left]
+    model = tiny(seed=0)
+    state = load_checkpoint(tmp_path, model)
+    assert state.step == 12
+    assert_close(model.state_dict(), tiny(seed=12).state_dict(), rtol=0, atol=0)
+    assert all((moment == 12).all() for moment in state.moments.values())
+
+
+@pytest.mark.parametrize("files", range(3))
+def test_a_checkpoint_that_can_not_be_written_leaves_the_earlier_ones_whole(tmp_path, monkeypatch, files):
+    # "checkpoints torn by a kill"
+    saved_run(tmp_path, [1, 2])
+    before = contents(tmp_path)
+    FullDisk(monkeypatch, files)
+    with pytest.raises(OSError, match="No space left"):
+        saved_run(tmp_path, [3])
+    assert before.items() <= contents(tmp_path).items()
+    assert load_checkpoint(tmp_path, tiny()).step == 2
+    monkeypatch.undo()
+    saved_run(tmp_path, [3])  # what was left over is no obstacle
+    assert load_checkpoint(tmp_path, tiny()).step == 3
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_a_checkpoint_half_written_by_a_killed_run_is_not_seen(tmp_path):
+    saved_run(tmp_path, [1])
+    torn = tmp_path / "checkpoints" / ".step-2.partial"
+    torn.mkdir()
+    (torn / "model.safetensors").write_bytes(b"torn")
+    assert load_checkpoint(tmp_path, tiny()).step == 1
+
+
+def test_a_run_without_a_checkpoint_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path}: no checkpoint"):
+        load_checkpoint(tmp_path, tiny())
+
+
+def test_a_checkpoint_of_another_model_is_refused_and_the_model_stays(tmp_path):
+    saved_run(tmp_path, [1])
+    for changes in (dict(d_ff=32), dict(bias=True), dict(n_layers=1)):
+        model = tiny(**changes)
+        with pytest.raises(ValueError, match="another model"):
+            load_checkpoint(tmp_path, model)
+        assert torch.equal(model(IDS), tiny(**changes)(IDS))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
+def test_a_damaged_checkpoint_is_refused_by_its_file(tmp_path, name):
+    saved_run(tmp_path, [1])
+    path = tmp_path / "checkpoints" / "step-1" / name
+    path.write_bytes(path.read_bytes()[:7])
+    with pytest.raises(ValueError, match=f"{path}"):
+        load_checkpoint(tmp_path, tiny())
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=f"{path}"):
+        load_checkpoint(tmp_path, tiny())
+
+
+def test_a_checkpoint_is_written_without_pickle(tmp_path):
+    saved_run(tmp_path, [1])
+    names = {path.name for path in (tmp_path / "checkpoints" / "step-1").iterdir()}
+    assert names == {"model.safetensors", "optimizer.safetensors", "state.json"}
+    assert json.loads((tmp_path / "checkpoints" / "step-1" / "state.json").read_text()) == {"step": 1}
+
+
+@pytest.mark.xfail(strict=True, reason="the older one is removed just before the new one is renamed in")
+def test_saving_a_step_again_can_not_lose_it(tmp_path, monkeypatch):
+    saved_run(tmp_path, [1])
+    replace = os.replace
+
+    def killed_before_the_checkpoint_is_renamed(old, new):
+        if old.is_dir():
+            raise OSError("killed")
+        replace(old, new)
+
+    monkeypatch.setattr(os, "replace", killed_before_the_checkpoint_is_renamed)
+    with pytest.raises(OSError, match="killed"):
+        saved_run(tmp_path, [1])
+    assert load_checkpoint(tmp_path, tiny()).step == 1

@@ -1,0 +1,193 @@
+"""The transformer: nothing from the future reaches a logit, the cache changes none, the first bet is on nothing."""
+
+import math
+from unittest import mock
+
+import pytest
+import torch
+from conftest import SWITCHES, tiny
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.testing import assert_close
+
+from minigpt import GPT, GPTConfig, functional
+from minigpt.functional import cross_entropy
+
+
+def random_ids(model: GPT, *shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randint(model.config.vocab_size, shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.claim("P2")
+@given(st.sampled_from(SWITCHES), st.sampled_from(["formula", "fused"]), st.integers(1, 16), st.data())
+def test_changing_a_token_changes_no_logit_before_it(switches, kernels, length, data):
+    model = tiny(kernels=kernels, **switches)
+    ids, place = random_ids(model, 2, length), data.draw(st.integers(0, length - 1))
+    changed = ids.clone()
+    changed[:, place] = (ids[:, place] + data.draw(st.integers(1, 28))) % 29
+    before, after = model(ids), model(changed)
+    assert before.shape == (2, length, 29)
+    assert torch.equal(before[:, :place], after[:, :place])
+    assert not torch.isclose(before[:, place:], after[:, place:]).all(-1).any()  # and each later one sees it
+
+
+def test_formula_and_fused_kernels_give_the_same_logits_and_gradients(switches):
+    results = []
+    for kernels in ("formula", "fused"):
+        model = tiny(kernels=kernels, **switches)
+        logits = model(random_ids(model, 2, 9))
+        logits.square().sum().backward()
+        results.append([logits, *[parameter.grad for parameter in model.parameters()]])
+    assert_close(*results, rtol=1e-9, atol=1e-9)
+
+
+def first_loss(config: GPTConfig, rows: int, length: int) -> float:
+    """The loss of a fresh model on random tokens."""
+    torch.manual_seed(0)
+    model = GPT(config)
+    ids = torch.randint(config.vocab_size, (rows, length + 1))
+    with torch.inference_mode():
+        return cross_entropy(model(ids[:, :-1]), ids[:, 1:], fused=True).item()
+
+
+@pytest.mark.claim("P3")
+@pytest.mark.parametrize(
+    "config",
+    [
+        *[GPTConfig.toy(vocab_size=V) for V in (65, 300, 931, 1024, 8192)],
+        GPTConfig.toy(vocab_size=931, tie_embeddings=False),
+        GPTConfig.toy(norm="layernorm", position="learned", mlp="gelu", bias=True),
+        GPTConfig.gpt2(n_layers=2, vocab_size=5000),
+        GPTConfig.llama(n_layers=2, d_model=512, d_ff=1792, n_heads=8, n_kv_heads=2, vocab_size=5000),
+    ],
+    ids=lambda config: f"V={config.vocab_size} C={config.d_model} {config.norm} tied={config.tie_embeddings}",
+)
+def test_the_first_loss_is_that_of_knowing_nothing(config):
+    assert first_loss(config, rows=8, length=48) == pytest.approx(math.log(config.vocab_size), abs=0.1)
+
+
+@pytest.mark.slow
+def test_gpt2_has_its_124_439_808_parameters_and_begins_at_ln_v():
+    with torch.device("meta"):
+        model = GPT(GPTConfig.gpt2())
+    assert sum(parameter.numel() for parameter in model.parameters()) == 124_439_808
+    assert first_loss(GPTConfig.gpt2(), rows=2, length=32) == pytest.approx(math.log(50257), abs=0.1)
+
+
+def test_a_tied_weight_is_one_parameter():
+    # "a tied weight counted twice"
+    tied, untied = tiny(tie_embeddings=True), tiny(tie_embeddings=False)
+    assert tied.head.weight is tied.token_embedding.weight
+    assert "head.weight" not in dict(tied.named_parameters())
+    assert sum(p.numel() for p in untied.parameters()) - sum(p.numel() for p in tied.parameters()) == 29 * 16
+
+
+def cached_logits(model: GPT, texts: list[list[int]], lengths: list[int], steps: int) -> list[torch.Tensor]:
+    """What `prefill` and then `steps` calls of `step` give for texts whose first `lengths` ids are the prompts."""
+    logits, cache = model.prefill([text[:length] for text, length in zip(texts, lengths)])
+    found = [logits]
+    for i in range(steps):
+        logits, cache = model.step(cache, torch.tensor([text[n + i] for text, n in zip(texts, lengths)]))
+        found.append(logits)
+    return found
+
+
+@torch.no_grad()
+def whole_logits(model: GPT, texts: list[list[int]], lengths: list[int], steps: int) -> list[torch.Tensor]:
+    """The same logits from each text alone, read whole and without a cache."""
+    whole = [model(torch.tensor([text]))[0] for text in texts]
+    return [torch.stack([rows[n - 1 + i] for rows, n in zip(whole, lengths)]) for i in range(steps + 1)]
+
+
+@pytest.mark.parametrize("lengths", [[3, 1, 5], [4, 4, 4], [2]], ids=str)
+def test_the_cache_changes_no_logit_and_a_row_of_a_batch_is_what_it_is_alone(switches, lengths):
+    # "left padding shifting positions"
+    model = tiny(**switches)
+    texts = random_ids(model, len(lengths), 16).tolist()
+    assert_close(
+        cached_logits(model, texts, lengths, steps=5),
+        whole_logits(model, texts, lengths, steps=5),
+        rtol=1e-9,
+        atol=1e-9,
+    )
+
+
+@pytest.mark.parametrize("position", ["rope", "learned"])
+@pytest.mark.parametrize("lengths", [[3, 60, 1], [70, 70]], ids=str)
+def test_the_cache_grows_past_its_first_slots(position, lengths):
+    model = tiny(position=position, context_length=220, n_kv_heads=2)
+    texts = random_ids(model, len(lengths), 220).tolist()
+    assert_close(
+        cached_logits(model, texts, lengths, 140), whole_logits(model, texts, lengths, 140), rtol=1e-9, atol=1e-9
+    )
+
+
+@given(
+    st.lists(st.integers(1, 6), min_size=1, max_size=4),
+    st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=5), min_size=1, max_size=3),
+    st.booleans(),
+)
+def test_reordered_rows_go_on_as_copies_of_the_rows_they_came_from(lengths, orders, learned):
+    # "a cache that is not reordered": rows may be repeated, dropped and swapped, several times
+    model = tiny(position="learned" if learned else "rope")
+    texts = [random_ids(model, n, seed=n + i).tolist() for i, n in enumerate(lengths)]
+    _, cache = model.prefill(texts)
+    for turn, order in enumerate(orders):
+        rows = [row % len(texts) for row in order]
+        cache = model.reorder(cache, torch.tensor(rows))
+        news = random_ids(model, len(rows), seed=100 + turn).tolist()
+        texts = [[*texts[row], new] for row, new in zip(rows, news)]
+        logits, cache = model.step(cache, torch.tensor(news))
+        alone = [model(torch.tensor([text]))[0, -1] for text in texts]
+        assert_close(logits, torch.stack(alone).detach(), rtol=1e-9, atol=1e-9)
+
+
+def test_dropout_is_on_in_training_and_off_when_evaluating_or_generating():
+    # "dropout on while sampling"
+    model, ids = tiny(dropout=0.5), torch.tensor([[1, 2, 3, 4]])
+    quiet = model(ids)
+    assert_close(quiet, tiny()(ids))
+    model.train()
+    assert not torch.equal(model(ids), model(ids))
+    logits, cache = model.prefill(ids[:, :3].tolist())
+    assert_close(logits, quiet[:, 2].detach())
+    assert_close(model.step(cache, ids[:, 3])[0], quiet[:, 3].detach())
+    assert model.training
+
+
+def test_dropout_acts_on_the_embeddings_and_on_both_halves_of_each_block():
+    model, ids = tiny(dropout=0.25, n_layers=3).train(), torch.tensor([[1, 2, 3]])
+    with mock.patch("minigpt.functional.dropout", wraps=functional.dropout) as dropout:
+        model(ids)
+    assert [call.args[1] for call in dropout.call_args_list] == [0.25] * (1 + 2 * 3)
+
+
+def test_weights_begin_small_and_smaller_where_they_write_into_the_stream():
+    torch.manual_seed(0)
+    config = GPTConfig.toy(n_layers=8, bias=True, norm="layernorm", position="learned")
+    for name, parameter in GPT(config).named_parameters():
+        if parameter.ndim == 2:
+            writes = name.endswith(("attention.output.weight", "mlp.down.weight"))
+            assert parameter.std().item() == pytest.approx(0.02 / 4 if writes else 0.02, rel=0.05), name
+        else:
+            assert (parameter == (0 if name.endswith("bias") else 1)).all(), name
+
+
+@pytest.mark.parametrize("position", ["rope", "learned"])
+def test_more_tokens_than_the_context_holds_are_refused(position):
+    # "a cache run past the window"
+    model, ids = tiny(position=position), [1] * 16
+    _, cache = model.prefill([ids, [1]])
+    for too_long in (
+        lambda: model(torch.tensor([[*ids, 1]])),
+        lambda: model.prefill([[1], [*ids, 1]]),
+        lambda: model.step(cache, torch.tensor([1, 1])),
+    ):
+        with pytest.raises(ValueError, match=r"17 tokens .* context of 16"):
+            too_long()
+
+
+def test_the_whole_context_can_be_used():
+    model = tiny()
+    texts = random_ids(model, 2, 16).tolist()
+    assert_close(cached_logits(model, texts, [10, 3], 6), whole_logits(model, texts, [10, 3], 6), rtol=1e-9, atol=1e-9)

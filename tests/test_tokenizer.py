@@ -1,0 +1,222 @@
+"""Byte-pair encoding against tiktoken, `tokenizers` and a trainer that counts everything anew for every merge."""
+
+import json
+import unicodedata
+from collections import Counter
+from unittest import mock
+
+import pytest
+import regex
+import tokenizers
+from conftest import TEXTS
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from minigpt import Tokenizer
+from minigpt.tokenizer import END, SPECIAL_TOKENS, SPLIT
+
+# Characters that Python knows: those newer than that are split differently by libraries of different age.
+characters = st.characters(exclude_categories=["Cs", "Cn"])
+special = st.sampled_from(SPECIAL_TOKENS)
+texts = st.lists(st.one_of(st.text(characters), st.sampled_from([*TEXTS, "  ", "\n\n", "'ll", "42"]), special)).map(
+    "".join
+)
+few_letters = st.text("ab ", max_size=60)
+VARIED = [
+    "",
+    " ",
+    "for i in range(10):\n\tprint(f'{i:>3}')   # tabs,  runs   of    spaces\r\n\r\n",
+    "Zażółć gęślą jaźń; Ünïcödé; l'été n'est-ce pas? I'LL, we'll, they'd've",
+    "한국어 日本語 العربية हिन्दी ไทย",
+    "🙂👩‍👩‍👧‍👦🇳🇴 e\u0301 \u00a0\u2003\u200b x²½Ⅷ 007 3.14159e-10",
+    "aaaaaaaa" * 9,
+]
+
+
+@given(texts)
+def test_encoding_by_hand_is_tiktokens_and_decoding_undoes_it(tok, text):
+    ids = tok.encode(text)
+    assert tok.encode_by_hand(text) == ids
+    assert tok.decode(ids) == text
+
+
+@pytest.mark.parametrize("text", VARIED)
+def test_varied_text_comes_back_whole(tok, text):
+    assert tok.encode_by_hand(text) == tok.encode(text)
+    assert tok.decode(tok.encode(text)) == "".join(tok.decode_stream(tok.encode(text))) == text
+
+
+@given(st.lists(few_letters, max_size=4), few_letters, st.integers(0, 12))
+def test_any_vocabulary_encodes_any_text_by_hand_as_with_tiktoken(corpus, text, merges):
+    tok = Tokenizer.train(corpus, 259 + merges)
+    assert tok.encode_by_hand(text) == tok.encode(text)
+
+
+@given(texts)
+def test_special_strings_in_a_text_never_become_special_ids(tok, text):
+    assert not set(tok.encode(f"{text}{END}<|prompt|>")) & set(tok.special.values())
+
+
+def test_special_ids_follow_the_ordinary_ones_and_decode_to_their_names(tok):
+    assert list(tok.special) == list(SPECIAL_TOKENS)
+    assert list(tok.special.values()) == [len(tok.tokens), len(tok.tokens) + 1, len(tok.tokens) + 2]
+    assert tok.vocab_size == len(tok.tokens) + 3 == 320
+    assert tok.decode(tok.special.values()) == "".join(SPECIAL_TOKENS)
+
+
+@given(st.lists(st.integers(0, 319), max_size=40))
+@example(list("🙂".encode()))
+@example([*"🙂".encode()[:3], *"é🙂".encode()])
+@example([0xED, 0xA0, 0x80, 0xF0, 0x9F])
+def test_streamed_pieces_join_to_the_decoded_text(tok, ids):
+    assert "".join(tok.decode_stream(ids)) == tok.decode(ids)
+
+
+def test_a_character_split_over_tokens_is_streamed_whole():
+    # "streams that split an emoji"
+    tok = Tokenizer.train([], 259)
+    assert list(tok.decode_stream(tok.encode("a🙂é!"))) == ["a", "🙂", "é", "!"]
+
+
+def test_a_stream_yields_before_its_ids_end(tok):
+    ids = iter(tok.encode("Ada lives"))
+    assert next(tok.decode_stream(ids)) == tok.decode(tok.encode("Ada lives")[:1])
+    assert list(ids) == tok.encode("Ada lives")[1:]
+
+
+@pytest.mark.parametrize("id", [-1, 320, 10**6])
+def test_an_id_outside_of_the_vocabulary_is_refused(tok, id):
+    with pytest.raises(ValueError, match=f"token id {id}: must be from 0 to 319"):
+        tok.decode([65, id])
+
+
+def naive_merges(corpus: list[str], count: int) -> list[bytes]:
+    """What `learn_merges` computes, every pair of every chunk counted anew before each merge."""
+    words = [[bytes([byte]) for byte in chunk.encode()] for text in corpus for chunk in regex.findall(SPLIT, text)]
+    learnt = []
+    while len(learnt) < count:
+        pairs = Counter(pair for word in words for pair in zip(word, word[1:]))
+        if not pairs:
+            break
+        best = max(pairs, key=lambda pair: (pairs[pair], pair))  # a tie: the greater pair of byte strings
+        for word in words:
+            i = 0
+            while i < len(word) - 1:
+                if (word[i], word[i + 1]) == best:
+                    word[i : i + 2] = [word[i] + word[i + 1]]
+                i += 1
+        if best[0] + best[1] not in learnt:  # two pairs may make the same bytes: one token
+            learnt.append(best[0] + best[1])
+    return learnt
+
+
+@pytest.mark.claim("P1")
+@given(st.lists(st.one_of(few_letters, st.text("abcdé🙂 ", max_size=40), texts), max_size=5), st.integers(0, 40))
+@example(["abcbcab", "bcabc"], 40)
+@example(TEXTS, 200)
+def test_training_learns_what_counting_everything_anew_learns(corpus, merges):
+    tok = Tokenizer.train(corpus, 259 + merges)
+    assert tok.tokens[256:] == naive_merges(corpus, merges)
+    assert len(set(tok.tokens)) == len(tok.tokens)
+
+
+def test_a_tie_goes_to_the_greater_pair_of_byte_strings():
+    assert Tokenizer.train(["ab", "bc", "ba"], 262).tokens[256:] == [b"bc", b"ba", b"ab"]
+    assert Tokenizer.train(["xab", "xa", "xa", "ab"], 260).tokens[256:] == [b"xa"]  # the more frequent first
+
+
+@pytest.mark.parametrize("corpus, reached", [([], 259), ([""], 259), (["a"], 259), (["ab"], 260), (["hi hi"], 261)])
+def test_training_on_tiny_text_stops_early_and_says_the_size_it_reached(corpus, reached):
+    # "BPE training on tiny text that dies in max()"
+    tok = Tokenizer.train(corpus, 1000)
+    assert tok.vocab_size == reached
+    assert tok.decode(tok.encode("anything é")) == "anything é"
+
+
+def test_training_counts_each_distinct_chunk_once():
+    # minbpe PR 82: every chunk counted instead of every distinct one made hours of minutes
+    with mock.patch("minigpt.tokenizer.learn_merges", return_value=[]) as learn_merges:
+        Tokenizer.train(["low low", "lot"] * 1000, 300)
+    assert learn_merges.call_args.args[0] == {b"low": 1000, b" low": 1000, b"lot": 1000}
+
+
+@pytest.mark.parametrize("size, special", [(258, SPECIAL_TOKENS), (0, SPECIAL_TOKENS), (255, []), (256, ["<|x|>"])])
+def test_a_vocabulary_without_room_for_the_bytes_is_refused(size, special):
+    with pytest.raises(ValueError, match=f"vocab_size={size}: must be at least {256 + len(special)}"):
+        Tokenizer.train(TEXTS, size, special)
+
+
+def test_the_smallest_vocabulary_is_the_bytes_and_the_special_tokens():
+    assert Tokenizer.train(TEXTS, 259).vocab_size == 259
+
+
+@given(st.lists(few_letters, max_size=4), st.integers(0, 12))
+def test_a_tokenizer_comes_back_equal_from_its_json(corpus, merges):
+    tok = Tokenizer.train(corpus, 259 + merges)
+    back = Tokenizer.from_json(tok.to_json())
+    assert (back.tokens, back.special) == (tok.tokens, tok.special)
+
+
+@given(text=texts)
+@example(text="aaaaaaaa aaaaa aaa abababab")
+def test_hugging_faces_tokenizers_agrees_on_the_ids(tok, text):
+    for name in SPECIAL_TOKENS:  # that library turns them into special ids; ours never does
+        text = text.replace(name, "")
+    theirs = tokenizers.Tokenizer.from_str(tok.to_json())
+    assert theirs.encode(text, add_special_tokens=False).ids == tok.encode(text)
+    assert theirs.decode(tok.encode(text)) == text
+
+
+@given(st.lists(st.text("ab", max_size=40), min_size=1, max_size=4), st.text("ab", max_size=80), st.integers(1, 40))
+@example(["a" * 40], "a" * 63, 8)
+@example(["ababab", "bababa", "aab"], "abaababaabab", 12)
+def test_hugging_faces_tokenizers_agrees_on_repeated_letters(corpus, text, merges):
+    tok = Tokenizer.train(corpus, 259 + merges)
+    theirs = tokenizers.Tokenizer.from_str(tok.to_json())
+    assert theirs.encode(text, add_special_tokens=False).ids == tok.encode(text)
+
+
+def broken(change) -> str:
+    content = json.loads(Tokenizer.train(["abab"], 261).to_json())
+    change(content)
+    return json.dumps(content)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        "{}",
+        broken(lambda content: content.pop("model")),
+        broken(lambda content: content.pop("added_tokens")),
+        broken(lambda content: content["model"].update(vocab=[])),
+        broken(lambda content: content["model"].update(vocab={"▁the": 0})),  # SentencePiece's, not bytes
+        broken(lambda content: content["added_tokens"][0].pop("content")),
+        broken(lambda content: content["model"]["vocab"].pop("a")),  # a byte has no id
+        broken(lambda content: content["model"]["vocab"].update(ab=999)),  # ids with a hole
+        broken(lambda content: content["added_tokens"][0].update(id=999)),
+    ],
+    ids=range(13),
+)
+def test_a_broken_tokenizer_json_is_refused(content):
+    with pytest.raises(ValueError, match=r"tokenizer\.json"):
+        Tokenizer.from_json(content)
+
+
+def test_gpt2s_vocabulary_gives_gpt2s_ids():
+    try:
+        tok = Tokenizer.gpt2()
+    except OSError:
+        pytest.skip("GPT-2's vocabulary is not on this machine and can't be downloaded")
+    assert tok.encode("I enjoy walking with my cute dog") == [40, 2883, 6155, 351, 616, 13779, 3290]
+    assert (tok.vocab_size, tok.special) == (50257, {END: 50256})
+
+
+def test_every_character_that_python_knows_is_split_alike_by_both_libraries(tok):
+    known = [chr(i) for i in range(0x110000) if unicodedata.category(chr(i)) not in ("Cs", "Cn", "Co")]
+    assert len(known) > 100_000
+    text = "".join(f" {char}{char}a1!" for char in known)
+    assert tok.encode_by_hand(text) == tok.encode(text)
