@@ -1,0 +1,16 @@
+"""From a base model to one that answers (S1 to S6): only the data is new; the loop is minigpt's."""
+
+from .data import collate, encode_examples, example_batches, read_examples
+from .finetune import fine_tune
+from .template import Example, Message, encode_conversation
+
+__all__ = [
+    "Example",
+    "Message",
+    "collate",
+    "encode_conversation",
+    "encode_examples",
+    "example_batches",
+    "fine_tune",
+    "read_examples",
+]

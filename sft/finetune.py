@@ -1,0 +1,29 @@
+"""Supervised fine-tuning: build the batches, then call the loop that pretraining calls (S5)."""
+
+from collections.abc import Iterator
+
+from minigpt.config import TrainConfig
+from minigpt.loop import Step, TrainState, train
+from minigpt.model import GPT
+from minigpt.tokenizer import Tokenizer
+
+from .data import encode_examples, example_batches
+from .template import Example
+
+
+def fine_tune(
+    model: GPT,
+    tok: Tokenizer,
+    examples: list[Example],
+    config: TrainConfig,
+    *,
+    batch_size: int = 32,
+    loss_on: str = "response",
+    state: TrainState | None = None,
+) -> Iterator[Step]:
+    """Train a base model in place on demonstrations; yields what `train` yields (Ouyang et al. 2022, arXiv:2203.02155).
+
+    The only difference to pretraining is the data: prompts are masked out in the targets.
+    """
+    rows = encode_examples(tok, examples, model.context_length, loss_on)
+    yield from train(model, example_batches(rows, batch_size, config.seed), config, state)

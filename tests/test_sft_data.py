@@ -1,0 +1,247 @@
+"""Demonstrations on disk in the formats that people have, and the batches that come of them."""
+
+import json
+import time
+
+import pytest
+import torch
+from conftest import tiny
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minigpt import IGNORE
+from minigpt.functional import cross_entropy
+from minigpt.tokenizer import END, PROMPT, RESPONSE
+from sft import Example, Message, collate, encode_conversation, encode_examples, example_batches, read_examples
+
+FORMATS = {
+    "prompt/response": ({"prompt": "Q", "response": "A"}, "Q"),
+    "Alpaca with input": ({"instruction": "Add.", "input": "1 + 1", "output": "A"}, "Add.\n\n1 + 1"),
+    "Alpaca without input": ({"instruction": "Add.", "input": "", "output": "A"}, "Add."),
+    "MathInstruct": ({"source": "data/CoT/aqua_rat.json", "output": "A", "instruction": "Q"}, "Q"),
+    "FLAN": ({"inputs": "Q", "targets": "A", "task": "x"}, "Q"),
+    "messages": ({"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]}, "Q"),
+    "No Robots": (
+        {"prompt": "Q", "messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]},
+        "Q",
+    ),
+    "seed task": ({"id": "seed_task_0", "instruction": "I", "instances": [{"input": "", "output": "A"}]}, "I"),
+    "seed task with input": (
+        {"instruction": "I", "instances": [{"input": "x", "output": "A"}, {"input": "y", "output": "B"}]},
+        "I\n\nx",
+    ),
+}
+
+
+def write(path, *lines: str):
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+@pytest.mark.claim("S4")
+@pytest.mark.parametrize("suffix", [".jsonl", ".json"])
+@pytest.mark.parametrize("name", FORMATS)
+def test_each_format_is_read_as_the_conversation_that_it_holds(tmp_path, name, suffix):
+    row, question = FORMATS[name]
+    path = write(tmp_path / f"a{suffix}", json.dumps(row if suffix == ".jsonl" else [row]))
+    assert read_examples(path) == [Example([Message("user", question), Message("assistant", "A")], f"{path}:1")]
+
+
+def test_a_conversation_with_a_system_message_and_several_turns_is_read_whole(tmp_path):
+    turns = [("system", "Be brief."), ("user", "Q"), ("assistant", "A"), ("user", "Q2"), ("assistant", "A2")]
+    row = {"messages": [{"role": role, "content": content} for role, content in turns]}
+    (example,) = read_examples(write(tmp_path / "a.jsonl", json.dumps(row)))
+    assert [(message.role, message.content) for message in example.messages] == turns
+
+
+def test_an_example_knows_the_line_that_it_came_from(tmp_path):
+    row, spread = json.dumps({"prompt": "[Q],\n", "response": "A"}), '{"prompt": "Q",\n\n "response": "A"}'
+    lines = write(tmp_path / "a.jsonl", row, "", "   ", row, "")
+    assert [example.source for example in read_examples(lines)] == [f"{lines}:1", f"{lines}:4"]
+    listed = write(tmp_path / "a.json", "", "[", f"  {row},", f"{spread}, {row}", ",", row, "]")
+    assert [example.source for example in read_examples(listed)] == [f"{listed}:{line}" for line in (3, 4, 6, 8)]
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_any_text_survives_in_both_kinds_of_file(tmp_path_factory, text):
+    # U+2028 and U+0085 end a line for str.splitlines, and not for JSON
+    path = tmp_path_factory.getbasetemp()
+    row = {"prompt": text, "response": f"{text}\u2028\u0085\x1c"}
+    dumped = json.dumps(row, ensure_ascii=False)
+    for examples in (
+        read_examples(write(path / "any.jsonl", dumped, dumped)),
+        read_examples(write(path / "any.json", f"[{dumped},", f"{dumped}]")),
+    ):
+        assert [example.source.rpartition(":")[2] for example in examples] == ["1", "2"]
+        assert all([m.content for m in example.messages] == list(row.values()) for example in examples)
+
+
+def test_files_with_a_byte_order_mark_or_windows_line_ends_are_read(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"prompt": "Q", "response": "A"}\r\n\r\n{"prompt": "Q", "response": "A"}\r\n')
+    assert [example.source for example in read_examples(path)] == [f"{path}:1", f"{path}:3"]
+
+
+def test_reading_many_rows_takes_time_in_proportion(tmp_path):
+    path = write(tmp_path / "a.json", json.dumps([{"instruction": "a" * 300, "input": "", "output": "b" * 300}] * 8000))
+    started = time.process_time()
+    assert len(read_examples(path)) == 8000
+    assert time.process_time() - started < 2
+
+
+GOOD = '{"prompt": "Q", "response": "A"}'
+
+
+@pytest.mark.parametrize(
+    "line, problem",
+    [
+        ('{"prompt": "Q", "response": ', "not JSON"),
+        ("not json", "not JSON"),
+        ('{"prompt": "Q"}', "'response' is missing"),
+        ('{"instruction": "Q", "input": "x"}', "'output' is missing"),
+        ('{"inputs": "Q"}', "'targets' is missing"),
+        ('{"question": "Q", "answer": "A"}', "none of the keys 'messages', 'prompt', .* only .*'question'"),
+        ('{"prompt": 3, "response": "A"}', "'prompt' must be text, not 3"),
+        ('{"prompt": "Q", "response": null}', "'response' is missing"),
+        ('{"instruction": "Q", "input": ["x"], "output": "A"}', "'input' must be text"),
+        ("[1, 2]", "a row must be an object"),
+        ("3", "a row must be an object"),
+        ('{"messages": [{"role": "user"}]}', "'content' is missing"),
+        ('{"messages": [{"content": "Q"}]}', "'role' is missing"),
+        ('{"messages": [{"role": "human", "content": "Q"}]}', "'role' is 'human': must be one of system, user"),
+        ('{"messages": ["Q"]}', "'role' is missing"),
+        ('{"messages": null}', "'messages' must be a list"),
+        ('{"messages": []}', "'messages' must be a list of at least one"),
+        ('{"instruction": "Q", "instances": []}', "'instances' must be a list of at least one"),
+        ('{"instruction": "Q", "instances": [3]}', "'output' is missing"),
+        ('{"instances": [{"input": "", "output": "A"}]}', "'instruction' is missing"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".jsonl", ".json"])
+def test_a_broken_row_is_refused_with_file_line_and_reason(tmp_path, line, problem, suffix):
+    lines = [GOOD, line] if suffix == ".jsonl" else [f"[{GOOD},", f"{line}]"]
+    path = write(tmp_path / f"a{suffix}", *lines)
+    with pytest.raises(ValueError, match=f"^{path}:2: .*{problem}"):
+        read_examples(path)
+
+
+@pytest.mark.parametrize(
+    "name, content", [("a.jsonl", ""), ("a.jsonl", "\n \n"), ("a.json", "[]"), ("a.json", " [ ]\n")]
+)
+def test_a_file_without_a_row_is_refused(tmp_path, name, content):
+    path = write(tmp_path / name, content)
+    with pytest.raises(ValueError, match=f"{path}: holds no demonstration"):
+        read_examples(path)
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"rows": [1]}', "3"])
+def test_a_json_file_that_is_no_list_is_refused(tmp_path, content):
+    path = write(tmp_path / "a.json", content)
+    with pytest.raises(ValueError, match=f"{path}:1: (must be a list|not JSON)"):
+        read_examples(path)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none\.jsonl"):
+        read_examples(tmp_path / "none.jsonl")
+
+
+def example(question: str = "Where?", answer: str = "In Oslo.", source: str = "a.jsonl:1") -> Example:
+    return Example([Message("user", question), Message("assistant", answer)], source)
+
+
+@pytest.mark.claim("S3")
+def test_targets_of_a_batch_laid_out_by_hand(tok):
+    # alpaca-lora PR 306: mask off by one
+    prompt, response, end = (tok.special[name] for name in (PROMPT, RESPONSE, END))
+    (h, i), (o,), (u,) = tok.encode("hx"), tok.encode("o"), tok.encode("u")
+    rows = encode_examples(tok, [example("hx", "o"), example("u", "hx")], context_length=20)
+    batch = collate(rows, [0, 1])
+    assert batch.inputs.tolist() == [[prompt, h, i, response, o], [prompt, u, response, h, i]]
+    no = IGNORE
+    assert batch.targets.tolist() == [[no, no, no, o, end], [no, no, h, i, end]]
+
+
+@pytest.mark.parametrize(
+    "loss_on, learnt", [("response", ["In Oslo.", END]), ("all", ["Where?", RESPONSE, "In Oslo.", END])]
+)
+def test_loss_on_the_response_or_on_everything(tok, loss_on, learnt):
+    rows = encode_examples(tok, [example()], 40, loss_on)
+    targets = collate(rows, [0]).targets
+    assert tok.decode(targets[targets != IGNORE].tolist()) == "".join(learnt)
+
+
+def test_another_loss_is_refused(tok):
+    with pytest.raises(ValueError, match="loss_on='prompt': must be 'response' or 'all'"):
+        encode_examples(tok, [example()], 40, "prompt")
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), min_size=1, max_size=8), st.integers(1, 40))
+def test_no_row_is_longer_than_the_context_or_without_a_target_and_all_are_counted(tok, sizes, context):
+    # trl 1053: truncation that removes the response, hence NaN
+    examples = [example("u" * question, "o" * answer) for question, answer in sizes]
+    encoded = [encode_conversation(tok, example.messages) for example in examples]
+    fitting = [sum(learn[: context + 1]) for _, learn in encoded]
+    if not any(fitting):
+        with pytest.raises(ValueError, match=f"context of {context} tokens"):
+            encode_examples(tok, examples, context)
+        return
+    rows = encode_examples(tok, examples, context)
+    assert rows.dropped == fitting.count(0)
+    assert rows.truncated == sum(len(ids) > context + 1 for ids, _ in encoded)
+    assert len(rows.ids) == len(examples) - rows.dropped
+    for i in range(len(rows.ids)):
+        batch = collate(rows, [i])
+        assert batch.inputs.size(1) <= context
+        assert batch.learnt() >= 1
+    assert collate(rows, list(range(len(rows.ids)))).learnt() == sum(fitting)
+
+
+@pytest.mark.parametrize(
+    "messages, problem",
+    [
+        ([Message("user", "Q")], "no response to learn"),
+        ([Message("assistant", "A")], "message 1 has the role 'assistant'"),
+        ([], "no message from the user"),
+    ],
+)
+@pytest.mark.parametrize("loss_on", ["response", "all"])
+def test_an_example_with_nothing_to_learn_is_refused_with_its_source(tok, messages, problem, loss_on):
+    with pytest.raises(ValueError, match=rf"^mine\.jsonl:7: .*{problem}"):
+        encode_examples(tok, [example(), Example(messages, "mine.jsonl:7")], 40, loss_on)
+
+
+def test_an_empty_answer_still_teaches_to_stop(tok):
+    batch = collate(encode_examples(tok, [example(answer="")], 40), [0])
+    assert batch.targets[batch.targets != IGNORE].tolist() == [tok.special[END]]
+
+
+def test_padding_adds_neither_loss_nor_gradient(tok):
+    model = tiny(vocab_size=tok.vocab_size, context_length=64)
+    rows = encode_examples(tok, [example("u", "o"), example("u" * 20, "o" * 20), example("u" * 9, "o")], 64)
+
+    def loss_and_gradients(batches):
+        loss = sum(cross_entropy(model(batch.inputs), batch.targets, reduction="sum") for batch in batches)
+        return [loss, *torch.autograd.grad(loss, list(model.parameters()))]
+
+    padded = loss_and_gradients([collate(rows, [0, 1, 2])])
+    alone = loss_and_gradients([collate(rows, [i]) for i in range(3)])
+    torch.testing.assert_close(padded, alone, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7, 20])
+def test_an_epoch_shows_each_example_once_in_an_order_that_seed_and_step_decide(tok, batch_size):
+    rows = encode_examples(tok, [example(answer="o" * n) for n in range(7)], 40)
+    batches, again = example_batches(rows, batch_size, seed=3), example_batches(rows, batch_size, seed=3)
+    steps = range(21 // batch_size + 3)
+    seen = [n for step in steps for n in (batches(step).targets != IGNORE).sum(-1).tolist()]
+    epochs = [tuple(seen[i : i + 7]) for i in (0, 7, 14)]
+    assert all(sorted(epoch) == list(range(1, 8)) for epoch in epochs)
+    assert len(set(epochs)) == 3
+    for step in reversed(steps):
+        assert torch.equal(again(step).targets, batches(step).targets)
+
+
+def test_another_seed_gives_another_order(tok):
+    rows = encode_examples(tok, [example(answer="o" * n) for n in range(9)], 40)
+    assert not torch.equal(example_batches(rows, 9, 0)(0).targets, example_batches(rows, 9, 1)(0).targets)

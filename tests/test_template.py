@@ -1,0 +1,115 @@
+"""The layout of a conversation: exactly the responses and their ends are learnt, and no text can forge a turn."""
+
+import pytest
+from conftest import TEXTS
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minigpt import Tokenizer
+from minigpt.tokenizer import END, PROMPT, RESPONSE, SPECIAL_TOKENS
+from sft import Message, encode_conversation
+
+texts = st.lists(st.one_of(st.text(max_size=12), st.sampled_from([*TEXTS, *SPECIAL_TOKENS, " "])), max_size=4).map(
+    "".join
+)
+turns = st.lists(st.tuples(texts, texts), min_size=1, max_size=3)
+
+
+def conversation(turns: list[tuple[str, str]], system: str | None = None) -> list[Message]:
+    messages = [Message("system", system)] if system is not None else []
+    for question, answer in turns:
+        messages += [Message("user", question), Message("assistant", answer)]
+    return messages
+
+
+def learnt(ids: list[int], learn: list[bool]) -> list[int]:
+    return [id for id, is_learnt in zip(ids, learn, strict=True) if is_learnt]
+
+
+@pytest.mark.claim("S3")
+def test_a_conversation_laid_out_by_hand(tok):
+    ids, learn = encode_conversation(tok, conversation([("Where?", "In Oslo.")]))
+    prompt, response, end = (tok.special[name] for name in (PROMPT, RESPONSE, END))
+    question, answer = tok.encode("Where?"), tok.encode("In Oslo.")
+    assert ids == [prompt, *question, response, *answer, end]
+    assert learn == [False] * (len(question) + 2) + [True] * (len(answer) + 1)
+
+
+@given(turns, st.one_of(st.none(), texts))
+def test_exactly_the_responses_and_their_end_tokens_are_learnt(tok, turns, system):
+    # alpaca-lora PR 306: mask off by one; trl 1623: end token masked because it is also the pad
+    ids, learn = encode_conversation(tok, conversation(turns, system))
+    assert learnt(ids, learn) == [id for _, answer in turns for id in [*tok.encode(answer), tok.special[END]]]
+    assert sum(before != after for before, after in zip(learn, learn[1:])) == 2 * len(turns) - 1
+    first = learn.index(True)
+    assert ids[first - 1] == tok.special[RESPONSE]  # the first target is predicted from here
+
+
+@given(turns, st.one_of(st.none(), texts))
+def test_no_text_opens_or_ends_a_turn(tok, turns, system):
+    ids, _ = encode_conversation(tok, conversation(turns, system))
+    found = [name for id in ids for name in SPECIAL_TOKENS if id == tok.special[name]]
+    assert found == [PROMPT, RESPONSE, END] * len(turns)
+
+
+@given(turns, texts, texts, st.one_of(st.none(), texts))
+def test_what_a_model_is_asked_with_is_a_prefix_of_what_it_was_trained_on(tok, turns, question, answer, system):
+    trained, learn = encode_conversation(tok, conversation([*turns, (question, answer)], system))
+    asked, _ = encode_conversation(tok, [*conversation(turns, system), Message("user", question)])
+    assert trained[: len(asked)] == asked
+    assert asked[-1] == tok.special[RESPONSE]
+    assert learn[len(asked)]
+
+
+def test_no_merge_crosses_a_seam():
+    # litgpt 1567: merges across the seam between prompt and response
+    tok = Tokenizer.train(["<|prompt|>ab<|response|>ab<|endoftext|>ab"] * 9, 400)
+    texts = ("ab", "|>ab<|", "b<|endoftext|>")
+    for question in texts:
+        for answer in texts:
+            ids, learn = encode_conversation(tok, conversation([(question, answer)]))
+            assert learnt(ids, learn)[:-1] == tok.encode(answer)
+            assert ids[1 : learn.index(True) - 1] == tok.encode(question)
+
+
+def test_the_text_before_an_answer_changes_no_id_of_it(tok):
+    alone = learnt(*encode_conversation(tok, conversation([("", " Oslo")])))
+    assert learnt(*encode_conversation(tok, conversation([("Where does Ada live", " Oslo")]))) == alone
+
+
+def test_a_conversation_begins_with_one_start_token(tok):
+    # trl 1400: a double start token
+    ids, _ = encode_conversation(tok, conversation([("a", "b"), ("c", "d")]))
+    assert [ids.count(tok.special[name]) for name in (PROMPT, RESPONSE, END)] == [2, 2, 2]
+    assert ids[0] == tok.special[PROMPT] and ids[-1] == tok.special[END]
+
+
+def test_a_system_message_stands_before_the_first_prompts_text(tok):
+    told = encode_conversation(tok, conversation([("Who?", "Ada"), ("Where?", "Oslo")], system="Be brief."))
+    assert told == encode_conversation(tok, conversation([("Be brief.\n\nWho?", "Ada"), ("Where?", "Oslo")]))
+
+
+@pytest.mark.parametrize(
+    "roles, problem",
+    [
+        ("assistant", "message 1 has the role 'assistant': must be 'user'"),
+        ("user user", "message 2 has the role 'user': must be 'assistant'"),
+        ("user assistant assistant", "message 3 has the role 'assistant': must be 'user'"),
+        ("user system", "message 2 has the role 'system': must be 'assistant'"),
+        ("system system user", "message 2 has the role 'system': must be 'user'"),
+        ("user tool", "message 2 has the role 'tool': must be 'assistant'"),
+        ("", "no message from the user"),
+        ("system", "no message from the user"),
+    ],
+)
+def test_turns_out_of_order_are_refused_with_place_and_role(tok, roles, problem):
+    with pytest.raises(ValueError, match=problem):
+        encode_conversation(tok, [Message(role, "text") for role in roles.split()])
+
+
+@pytest.mark.parametrize("left_out", SPECIAL_TOKENS)
+def test_a_tokenizer_without_the_special_tokens_is_refused(left_out):
+    special = [name for name in SPECIAL_TOKENS if name != left_out]
+    tok = Tokenizer([bytes([byte]) for byte in range(256)], special)
+    with pytest.raises(ValueError, match=rf"lacks {left_out.replace('|', '[|]')}: reserve"):
+        encode_conversation(tok, conversation([("a", "b")]))
