@@ -1,0 +1,341 @@
+"""Break decoding/ on purpose, one small fault at a time, and see whether its tests notice (make mutants).
+
+Each fault is applied to a copy of the project. A fault that the tests let pass is a property that nobody has written down,
+unless the change makes no difference: those say why. Exit status 1 if another survives, 2 if the list is stale.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+SECONDS = 300  # a fault that makes a loop endless counts as caught
+TESTS = {  # the tests nearest to the fault come first
+    "filters.py": ["filters", "slides", "generate", "oracles", "distributions", "beam", "invariance"],
+    "generate.py": ["generate", "slides", "filters", "distributions", "invariance", "oracles", "beam"],
+    "beam.py": ["beam", "slides", "invariance", "oracles"],
+}
+# A failing example needn't be made smaller here, which hypothesis would spend most of the time on.
+NO_SHRINKING = """
+from hypothesis import Phase
+settings.register_profile("mutants", settings.get_profile("course"), phases=[Phase.explicit, Phase.generate])
+settings.load_profile("mutants")
+"""
+
+
+class Fault(NamedTuple):
+    file: str
+    old: str  # found exactly once in the file
+    new: str
+    breaks: str
+    equivalent: str = ""  # why no test can notice
+
+
+FAULTS = [
+    # temperature
+    Fault("filters.py", "expect(t >= 0,", "expect(t > 0,", "temperature 0 is refused"),
+    Fault("filters.py", "expect(t >= 0,", "expect(t == t,", "a negative temperature turns the order round"),
+    Fault("filters.py", "    if t == 1:\n        return logits\n", "", "temperature 1 isn't exactly the identity"),
+    Fault("filters.py", "logits.argmax(-1, keepdim=True), largest", "logits.argmin(-1, keepdim=True), largest",
+          "temperature 0 takes the least probable token"),
+    Fault("filters.py", "logits.argmax(-1, keepdim=True), largest",
+          "logits.shape[-1] - 1 - logits.flip(-1).argmax(-1, keepdim=True), largest", "the highest of equal ids wins"),
+    Fault("filters.py", "max(t, torch.finfo(wide.dtype).tiny)", "t", "a tiny temperature divides 0 by 0"),
+    Fault("filters.py", "t = min(max(t, torch.finfo(wide.dtype).tiny), torch.finfo(wide.dtype).max)",
+          "t = max(t, torch.finfo(wide.dtype).tiny)", "a huge temperature divides -inf by inf"),
+    Fault("filters.py", "(wide - largest) / t", "wide / t", "the largest isn't subtracted, so large logits overflow"),
+    Fault("filters.py", "(wide - largest) / t", "(wide - largest) * t", "it sharpens where it should smooth"),
+    Fault("filters.py", "wide = _wide(logits)\n    t = min", "wide = logits\n    t = min", "half precision all the way"),
+    # top-k
+    Fault("filters.py", "expect(isinstance(k, int) and k >= 1,", "expect(isinstance(k, int) and k >= 0,", "k = 0"),
+    Fault("filters.py", "return logits if k >= logits.shape[-1] else _keep(logits, logits.topk(k)",
+          "return _keep(logits, logits.topk(k)", "k > V crashes"),
+    Fault("filters.py", "logits.topk(k).values[..., -1:], k)", "logits.topk(k).values[..., :1], k)", "the best, not the k-th"),
+    Fault("filters.py", "_keep(logits, logits.topk(k).values[..., -1:], k)",
+          "logits.masked_fill(logits < logits.topk(k).values[..., -1:], OUT)", "equals keep more than k"),
+    Fault("filters.py", "_keep(logits, logits.topk(k).values[..., -1:], k)",
+          "torch.full_like(logits, OUT).scatter(-1, logits.topk(k).indices, logits.topk(k).values)",
+          "torch.topk's own choice among equals"),
+    Fault("filters.py", "k >= logits.shape[-1] else", "k >= len(logits) else", "the wrong axis is taken for V"),
+    # top-p
+    Fault("filters.py", 'expect(0 <= p <= 1, "top_p"', 'expect(0 < p <= 1, "top_p"', "p = 0 is refused"),
+    Fault("filters.py", 'expect(0 <= p <= 1, "top_p"', 'expect(0 <= p <= 2, "top_p"', "p > 1 passes"),
+    Fault("filters.py", "return logits if p == 1 else _keep", "return _keep", "p = 1 drops the rarest tokens"),
+    Fault("filters.py", "*_until(logits, p - ROUNDING)", "*_until(logits, p)", "nothing is forgiven to rounding"),
+    Fault("filters.py", "*_until(logits, p - ROUNDING)", "*_until(logits, p + ROUNDING)", "forgiven the wrong way round"),
+    Fault("filters.py", "*_until(logits, p - ROUNDING)", "*_until(logits, p - 1e-3)", "too much is forgiven"),
+    Fault("filters.py", "torch.searchsorted(mass, targets) + 1", "torch.searchsorted(mass, targets)",
+          "the largest set below p (llama.cpp PR 1953)"),
+    Fault("filters.py", "torch.searchsorted(mass, targets) + 1", "torch.searchsorted(mass, targets) + 2",
+          "one token too many (transformers 18976)"),
+    Fault("filters.py", "probabilities = logits.double().softmax(-1)  # (..., V)\n    # 64",
+          "probabilities = logits.double().exp()  # (..., V)\n    # 64", "the survivors aren't renormalised"),
+    Fault("filters.py", "probabilities = logits.double().softmax(-1)  # (..., V)\n    # 64",
+          "probabilities = logits.double().softmax(0)  # (..., V)\n    # 64", "the wrong axis sums to 1"),
+    Fault("filters.py", "clamp(max=2047).long()", "clamp(max=63).long()", "more than rounding is lost in the last band"),
+    Fault("filters.py", "(reached - masses).gather(-1, cut)", "reached.gather(-1, cut)", "the band's mass counts twice"),
+    Fault("filters.py", "(reached - masses).gather(-1, cut)", "0", "the mass of the bands before is forgotten"),
+    Fault("filters.py", "probabilities.gather(-1, best.indices)", "probabilities[..., : best.indices.shape[-1]]",
+          "an unsorted gather"),
+    Fault("filters.py", "rank + (band < cut).sum", "rank + (band <= cut).sum", "equals keep more than their share"),
+    Fault("filters.py", "topk(int(size.max()))", "topk(int(size.min()))", "the widest band isn't ranked to its end"),
+    Fault("filters.py", "torch.minimum(torch.searchsorted(mass, targets) + 1, size)",
+          "torch.searchsorted(mass, targets) + 1", "no bound on the rank within the band",
+          "the band is the first to reach the target, and all of its mass stands in `mass`, so the rank is within it unless "
+          "two float64 sums of the same numbers fall on different sides of the target: the bound is for that"),
+    Fault("filters.py", "dtype=torch.float64, device=logits.device)\n    masses", "device=logits.device)\n    masses",
+          "a float32 sum"),
+    # ties
+    Fault("filters.py", "out = logits < worst", "out = logits <= worst", "the k-th is dropped"),
+    Fault("filters.py", "if (extra > 0).any():", "if False:", "equals keep more than k"),
+    Fault("filters.py", "if (extra > 0).any():", "if (extra > 0).all():", "equals are looked at in all rows or none"),
+    Fault("filters.py", "equal.sum(-1, keepdim=True) - equal.cumsum(-1) < extra", "equal.cumsum(-1) <= extra",
+          "the lowest of equal ids goes first"),
+    Fault("filters.py", "equal.cumsum(-1) < extra", "equal.cumsum(-1) <= extra", "one of the equals too many goes"),
+    # min-p
+    Fault("filters.py", "- largest < lowest, OUT", "- largest <= lowest - ROUNDING, OUT", "min-p forgives twice"
+          , "it keeps what is within 2e-6 of the edge instead of 1e-6: the rule itself names no rounding"),
+    Fault("filters.py", "math.log(p) - ROUNDING if p < 1", "math.log(p) + ROUNDING if p < 1", "an exact share is dropped"),
+    Fault("filters.py", "math.log(p) - ROUNDING if p < 1 else 0.0", "math.log(p) - ROUNDING", "1 keeps near-maxima"),
+    Fault("filters.py", "    if p == 0:\n        return logits\n", "", "min-p 0 takes the logarithm of 0"),
+    Fault("filters.py", "logits.double() - largest < lowest", "logits.double() < lowest", "not relative to the largest"),
+    # repetition penalty
+    Fault("filters.py", "torch.where(wide > 0, wide / penalty, wide * penalty)", "wide / penalty",
+          "a negative logit is raised"),
+    Fault("filters.py", "torch.where(wide > 0, wide / penalty, wide * penalty)",
+          "torch.where(wide < 0, wide / penalty, wide * penalty)", "the penalty is a reward"),
+    Fault("filters.py", "torch.where(wide > 0, wide", "torch.where(wide >= 0, wide", ">= for >",
+          "zero divided by the penalty is zero, and so is zero times the penalty"),
+    Fault("filters.py", "torch.where(seen, _narrow(penalised, logits), logits)", "_narrow(penalised, logits)",
+          "tokens that were never seen are punished"),
+    Fault("filters.py", "expect(1 <= penalty < math.inf", "expect(0 < penalty < math.inf", "a penalty that rewards"),
+    Fault("filters.py", "    penalty = min(penalty, torch.finfo(wide.dtype).max)  # 0 * inf is NaN\n", "",
+          "a huge penalty times 0 is NaN"),
+    # n-grams and bans
+    Fault("filters.py", "start = len(ids) - (n - 1)", "start = len(ids) - n", "the n-grams are one too long"),
+    Fault("filters.py", "for i in range(start) if", "for i in range(1, start) if", "the first n-gram is forgotten"),
+    Fault("filters.py", "== ids[start:]]", "!= ids[start:]]", "everything else is forbidden"),
+    Fault("filters.py", "ids[i + n - 1] for i", "ids[i] for i", "the n-gram's first token is forbidden, not its last"),
+    Fault("filters.py", "logits = logits.clone(memory_format=torch.contiguous_format)", "logits = logits.contiguous()",
+          "the caller's logits are written into"),
+    Fault("filters.py", 'expect(all(0 <= id < V for id in ids), "banned_ids"',
+          'expect(all(id < V for id in ids), "banned_ids"', "id -1 bans the last token"),
+    Fault("filters.py", "return logits.index_fill(-1,", "return logits.index_fill(0,", "the wrong axis is banned"),
+    # checks and precision
+    Fault("filters.py", "if not math.isfinite(largest.sum()):", "if False:", "NaN and rows of -inf pass"),
+    Fault("filters.py", "names[row] if names else row", "row", "the row is numbered among those still going"),
+    Fault("filters.py", "logits.dtype == torch.float64 else logits.float()", "True else logits.float()",
+          "half precision all the way"),
+    Fault("filters.py", "changed.clamp(bounds.min, bounds.max)", "changed.clamp(max=bounds.max)",
+          "a token that was possible becomes impossible"),
+    Fault("filters.py", ".masked_fill(logits == OUT, OUT)", "", "a token that was out comes back"),
+    Fault("filters.py", 'expect(len(histories) == rows, "number', 'expect(True, "number', "the wrong number of histories"),
+    # the draw
+    Fault("generate.py", "uniforms[:, None] * total, right=True)", "uniforms[:, None] * total)",
+          "a uniform number of 0 draws a token of probability 0"),
+    Fault("generate.py", "uniforms[:, None] * total, right=True)", "uniforms[:, None], right=True)",
+          "the draw isn't scaled by the last cumulative sum",
+          "the sum is 1 but for 1e-16: a draw comes out another one time in 1e16, and one beyond the last is clamped"),
+    Fault("generate.py", "return torch.minimum(ids, last).squeeze(-1)", "return ids.squeeze(-1)",
+          "a uniform number that is rounded to 1 draws beyond the last"),
+    Fault("generate.py", "mass = logits.double().softmax(-1).cumsum(-1)", "mass = logits.softmax(-1).cumsum(-1).double()",
+          "float32 sums"),
+    Fault("generate.py", "last = torch.searchsorted(mass, total)", "last = torch.searchsorted(mass, total, right=True)",
+          "the clamp ends after the last token"),
+    # the loop
+    Fault("generate.py", "if temperature == 0:\n            ids = filtered.argmax", "if temperature == 0:\n            "
+          "ids = logits.argmax", "greedy ignores bans, n-grams and the penalty"),
+    Fault("generate.py", "logprobs = logits.log_softmax(-1)", "logprobs = filtered.log_softmax(-1)",
+          "log-probabilities after the filters"),
+    Fault("generate.py", "generators[row].random() for row in rows", "generators[0].random() for row in rows",
+          "a row's draws depend on its neighbours"),
+    Fault("generate.py", "generators[row].random() for row in rows", "generators[i].random() for i in range(len(rows))",
+          "after a row has ended the others draw from its generator"),
+    Fault("generate.py", "[seed + row for row in range(rows)]", "[seed] * rows", "all rows draw alike"),
+    Fault("generate.py", "return [None] * rows", "return [0] * rows", "without a seed all runs are alike"),
+    Fault("generate.py", "seen[i].append(choices[i])", "seen[i] = [*seen[i], choices[i]]",
+          "histories stay those of the prompt"),
+    Fault("generate.py", '"eos" if choices[i] in end_ids else why_full(length', 'why_full(length',
+          "the end token ends nothing"),
+    Fault("generate.py", 'stops.append("eos" if choices[i] in end_ids else why_full(length, max_new_tokens, room[row]))',
+          'stops.append(why_full(length, max_new_tokens, room[row]) or ("eos" if choices[i] in end_ids else None))',
+          "an end token in the last place counts as length"),
+    Fault("generate.py", "ids[keep], model.reorder(state, keep)", "ids[keep], model.reorder(state, keep.flip(0))",
+          "the cache's rows are mixed up"),
+    Fault("generate.py", "ids[keep], model.reorder(state, keep)", "ids[: len(left)], model.reorder(state, keep)",
+          "the remaining rows are fed their neighbours' tokens"),
+    Fault("generate.py", "rows, ids, state = [rows[i] for i in left]", "rows, ids, state = left",
+          "rows are renumbered when one ends"),
+    Fault("generate.py", "filters.check(logits, names=rows)", "pass", "logits that are no distribution pass"),
+    Fault("generate.py", "logits = logits if logits.dtype == torch.float64 else logits.float()\n", "pass\n",
+          "half-precision log-probabilities"),
+    Fault("generate.py", "choices[i] = None\n", "pass\n", "a blocked row gets a token"),
+    Fault("generate.py", '"context" if length == room', '"context" if length > room', "the window is run past"),
+    Fault("generate.py", "window is None or len(prompt) < window", "window is None or len(prompt) <= window",
+          "a prompt that fills the window passes"),
+    Fault("generate.py", "min(max_new_tokens, window - len(prompt))", "min(max_new_tokens, window)",
+          "the prompt isn't counted in the window"),
+    Fault("generate.py", "if id is not None:\n                ids[row].append(id)\n                logprobs[row] += logprob",
+          "if id is not None:\n                ids[row].append(id)\n                logprobs[row] = logprob",
+          "only the last token's log-probability"),
+    Fault("generate.py", 'and step.stops[0] != "eos"', "", "the stream shows the end token"),
+    Fault("generate.py", 'if name in ("banned_ids", "no_repeat_ngram"):', 'if name == "no_repeat_ngram":',
+          "a row of which all tokens are banned is an error"),
+    Fault("generate.py", "apply(logits.masked_fill(blocked, 0.0)).masked_fill(blocked, filters.OUT)",
+          "apply(logits.masked_fill(blocked, 0.0))", "a blocked row comes back to life"),
+    Fault("generate.py", '        ("top_k", top_k is not None, lambda x: filters.top_k(x, top_k)),\n'
+          '        ("min_p", min_p is not None, lambda x: filters.min_p(x, min_p)),\n',
+          '        ("min_p", min_p is not None, lambda x: filters.min_p(x, min_p)),\n'
+          '        ("top_k", top_k is not None, lambda x: filters.top_k(x, top_k)),\n', "min-p before top-k",
+          "both keep a prefix of the ranking, and min-p looks at the largest only, which top-k keeps: they commute"),
+    Fault("generate.py", '        ("min_p", min_p is not None, lambda x: filters.min_p(x, min_p)),\n'
+          '        ("top_p", top_p is not None, lambda x: filters.top_p(x, top_p)),\n',
+          '        ("top_p", top_p is not None, lambda x: filters.top_p(x, top_p)),\n'
+          '        ("min_p", min_p is not None, lambda x: filters.min_p(x, min_p)),\n', "top-p before min-p"),
+    Fault("generate.py", "known = isinstance(id, Integral) and id >= 0 and", "known = isinstance(id, Integral) and",
+          "a negative id passes"),
+    # beam search
+    Fault("beam.py", "so_far[:, None] + logits.double().log_softmax(-1)", "logits.double().log_softmax(-1)",
+          "only the last token is ranked: nothing is cumulative"),
+    Fault("beam.py", "logits.double().log_softmax(-1)", "logits.double()", "logits are taken for log-probabilities"),
+    Fault("beam.py", "logits.double().log_softmax(-1)", "logits.log_softmax(-1)", "half-precision scores"),
+    Fault("beam.py", "2 * width + len(live) * len(end_ids)", "width", "ended paths take the places of live ones"),
+    Fault("beam.py", "if id in end_ids and rank < width:", "if id in end_ids:", "a path ends though it ranks too low"),
+    Fault("beam.py", "if id in end_ids and rank < width:", "if id in end_ids and rank <= width:", "<= for <"),
+    Fault("beam.py", "elif id not in end_ids and len(kept) < width:", "elif len(kept) < width:",
+          "text goes on after the end token"),
+    Fault("beam.py", "len(kept) < width:", "len(kept) <= width:", "the beam is one too wide"),
+    Fault("beam.py", "max(len(path.ids), 1) ** length_penalty", "max(len(prompt) + len(path.ids), 1) ** length_penalty",
+          "the length counts the prompt (vllm 2606)"),
+    Fault("beam.py", "max(len(path.ids), 1) ** length_penalty", "max(len(path.ids) - 1, 1) ** length_penalty",
+          "the length doesn't count the end token"),
+    Fault("beam.py", "score = path.logprob / max", "score = path.logprob * max", "long texts are punished, not favoured"),
+    Fault("beam.py", "limit = max(kept[0].logprob / length**length_penalty, kept[0].logprob / room**length_penalty)",
+          "limit = kept[0].logprob / length**length_penalty", "it stops too early when length is favoured"),
+    Fault("beam.py", "limit = max(kept[0].logprob / length**length_penalty, kept[0].logprob / room**length_penalty)",
+          "limit = kept[0].logprob / room**length_penalty", "a wrong bound for a negative penalty (transformers PR 20901)"),
+    Fault("beam.py", "if len(best) == width and best[-1].score >= limit:", "if best and best[0].score >= limit:",
+          "it stops when the best is found, not the list"),
+    Fault("beam.py", "if len(best) == width and best[-1].score >= limit:", "if best:", "it stops at the first end token"),
+    Fault("beam.py", "if len(best) == width and best[-1].score >= limit:", "if False:", "it never stops early"),
+    Fault("beam.py", "best[-1].score >= limit", "best[-1].score > limit", "it goes on for what could only draw level"),
+    Fault("beam.py", "if parents != list(range(len(live))):", "if False:", "the cache isn't reordered"),
+    Fault("beam.py", "if parents != list(range(len(live))):", "if len(parents) != len(live):",
+          "the cache is only reordered when the number of paths changes"),
+    Fault("beam.py", "if parents != list(range(len(live))):", "if True:", "a cache in order is copied all the same",
+          "the same rows in the same order: only slower"),
+    Fault("beam.py", "divmod(candidate, V)", "divmod(candidate, width)", "the wrong axis: tokens and paths are confused"),
+    Fault("beam.py", "[[*prompt, *path.ids] for path in live]", "[list(path.ids) for path in live]",
+          "n-grams of the prompt may come again"),
+    Fault("beam.py", 'finished = [finish(path, "blocked") for path, is_blocked in zip(live, blocked, strict=True) if is_blocked]',
+          "pass", "a path without a next token is lost"),
+    Fault("beam.py", "        if stop:\n            finished += [finish(path, stop) for path in kept]\n", "",
+          "paths that reach the maximum length are lost"),
+    Fault("beam.py", "(scores >= worst) & (scores > filters.OUT)", "scores >= worst", "impossible tokens are taken"),
+    Fault("beam.py", "(scores >= worst) & (scores > filters.OUT)", "(scores > worst) & (scores > filters.OUT)",
+          "the last of the best is lost"),
+    Fault("beam.py", "scores[able].sort(descending=True, stable=True)", "scores[able].sort(stable=True)", "worst first"),
+    Fault("beam.py", "scores[able].sort(descending=True, stable=True)", "scores[able].sort(descending=True)",
+          "equals in no promised order"),
+    Fault("beam.py", "key=lambda generation: -generation.score", "key=lambda generation: -generation.logprob",
+          "the list is ranked without the length penalty"),
+    Fault("beam.py", "key=lambda generation: -generation.score)[:width]", "key=lambda generation: -generation.score)",
+          "more are returned than asked for"),
+]  # fmt: skip
+
+
+def copy_project(target: Path) -> None:
+    for name in ("decoding", "minigpt", "tests", "pyproject.toml"):
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, target / name, ignore=shutil.ignore_patterns("__pycache__", "*.pt", "data"))
+        else:
+            shutil.copy(source, target / name)
+    with open(target / "tests/conftest.py", "a", encoding="utf-8") as file:
+        file.write(NO_SHRINKING)
+
+
+def tests_pass(project: Path, file: str) -> bool:
+    tests = [f"tests/test_decoding_{name}.py" for name in TESTS[file]]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-x",
+        "-q",
+        "-p",
+        "no:doctest",
+        "-o",
+        "addopts=-p no:cacheprovider",
+        *tests,
+    ]
+    environment = os.environ | {"PYTHONPATH": str(project), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    try:
+        return not subprocess.run(
+            command, cwd=project, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=SECONDS
+        ).returncode
+    except subprocess.TimeoutExpired:
+        return False
+
+
+def survives(fault: Fault | None, file: str) -> bool:
+    """Whether the tests pass on a copy of the project with this fault, or with none."""
+    with tempfile.TemporaryDirectory() as directory:
+        project = Path(directory)
+        copy_project(project)
+        if fault is not None:
+            path = project / "decoding" / fault.file
+            path.write_text(path.read_text(encoding="utf-8").replace(fault.old, fault.new), encoding="utf-8")
+        return tests_pass(project, file)
+
+
+def stale(fault: Fault) -> bool:
+    return (ROOT / "decoding" / fault.file).read_text(encoding="utf-8").count(fault.old) != 1
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", metavar="TEXT", help="the faults whose description or file has this text")
+    parser.add_argument("--jobs", type=int, default=2, help="how many at a time (default 2)")
+    arguments = parser.parse_args()
+    chosen = [fault for fault in FAULTS if not arguments.only or arguments.only in f"{fault.file}: {fault.breaks}"]
+    for fault in filter(stale, chosen):
+        print(f"stale: decoding/{fault.file} doesn't have exactly once: {fault.old}")
+    if any(map(stale, chosen)):
+        return 2
+    started = time.perf_counter()
+    for file in sorted({fault.file for fault in chosen}):
+        if not survives(None, file):
+            print(f"the tests of {file} fail without any fault: mend that first")
+            return 2
+    caught, equivalent, missed = 0, 0, []
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        for fault, survived in zip(chosen, pool.map(lambda fault: survives(fault, fault.file), chosen)):
+            if not survived:
+                verdict = "caught"
+                caught += 1
+            elif fault.equivalent:
+                verdict = "equivalent"
+                equivalent += 1
+            else:
+                verdict = "SURVIVED"
+                missed.append(fault)
+            print(f"{verdict:10}  {fault.file:11}  {fault.breaks}", flush=True)
+            if survived and fault.equivalent:
+                print(f"{'':25}{fault.equivalent}")
+    print(
+        f"{len(chosen)} faults: {caught} caught, {equivalent} equivalent, {len(missed)} survived "
+        f"({time.perf_counter() - started:.0f} s)"
+    )
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
