@@ -1,0 +1,1 @@
+"""Command lines, one a make target; they read files, call the packages and show what comes of it."""

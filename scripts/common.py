@@ -1,0 +1,129 @@
+"""What the command lines share: one-line errors, tables, progress bars, and how to open a model. No torch at import."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+GREY, BOLD, RESET = "\033[90m", "\033[1m", "\033[0m"
+
+
+def run(main: Callable[[], object]) -> None:
+    """Run a command line; a user's mistake is one line on standard error and exit status 2."""
+    try:
+        main()
+    except (ValueError, OSError, FloatingPointError) as problem:
+        text = str(problem)
+        if isinstance(problem, OSError) and problem.strerror and problem.filename:
+            text = f"{problem.filename}: {problem.strerror}"
+        print(f"error: {' '.join(text.split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def open_model(name: str):
+    """Load a model by run directory, or by the short name of one of the demo's: (model, tokenizer)."""
+    from minigpt import load
+
+    directory = {"base": "runs/demo/base", "sft": "runs/demo/sft"}.get(name, name)
+    if not Path(directory).exists():
+        hint = ": run `make demo` first" if directory != name else ": no such run directory"
+        raise FileNotFoundError(directory + hint)
+    model, tok = load(directory)
+    if tok is None:
+        raise FileNotFoundError(f"{directory}: tokenizer.json is missing")
+    return model, tok
+
+
+def read_corpus(patterns: Iterable[str]) -> list[str]:
+    """The documents of all text files that match the patterns; <|endoftext|> separates documents within a file."""
+    from glob import glob
+
+    from minigpt.tokenizer import END
+
+    documents = []
+    for pattern in patterns:
+        paths = sorted(glob(pattern))
+        if not paths:
+            raise FileNotFoundError(f"{pattern}: no such file")
+        for path in paths:
+            try:
+                text = Path(path).read_text(encoding="utf-8-sig")
+            except UnicodeDecodeError as problem:
+                raise ValueError(
+                    f"{path}: not UTF-8 text, byte {problem.start} is {problem.object[problem.start]:#x}"
+                ) from problem
+            found = [document.strip("\r\n") for document in text.split(END)]
+            found = [document for document in found if document.strip()]
+            if not found:
+                raise ValueError(f"{path}: the file is empty, it must hold text")
+            documents += found
+    return documents
+
+
+def refuse_existing(directory: Path, overwrite: bool) -> None:
+    """A run directory that holds a model already is not written to unless asked."""
+    if (directory / "config.json").exists() and not overwrite:
+        raise ValueError(f"{directory}: holds a model already; choose another OUT=… or add OVERWRITE=1")
+
+
+def show_progress(steps: Iterable, total: int, what: str, done: int = 0) -> Iterator:
+    """Pass a training run's Steps on, with a progress bar: loss, tokens a second, time left."""
+    from tqdm import tqdm
+
+    with tqdm(total=total, initial=done, desc=what, unit="step", disable=None, leave=False) as bar:
+        for step in steps:
+            bar.set_postfix(loss=f"{step.loss:.3f}", tokens_s=f"{step.tokens / step.seconds:,.0f}", refresh=False)
+            bar.update()
+            yield step
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print rows under a header, columns aligned: numbers to the right, long texts cut to the terminal's width."""
+    cells = [[f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
+    widths = [max(len(row[i]) for row in [list(header), *cells]) for i in range(len(header))]
+    room = max(20, terminal_width() - sum(widths[:-1]) - 2 * len(widths))
+    for number, row in enumerate([list(header), *cells]):
+        aligned = [
+            cell.rjust(width) if rows and isinstance(rows[0][i], int | float) else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths))
+        ]
+        last = aligned[-1].rstrip()
+        aligned[-1] = last if len(last) <= room else last[: room - 1] + "…"
+        line = "  ".join(aligned)
+        print(f"  {BOLD}{line}{RESET}" if number == 0 and sys.stdout.isatty() else f"  {line}")
+
+
+def terminal_width() -> int:
+    try:
+        return os.get_terminal_size().columns
+    except OSError:
+        return 140
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write JSON aside and rename it in."""
+    aside = path.with_name(f".{path.name}.partial")
+    aside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(aside, path)
+
+
+class Stopwatch:
+    """Seconds spent in each named stage: `with watch("pretrain"): …`."""
+
+    def __init__(self):
+        self.seconds: dict[str, float] = {}
+
+    def __call__(self, stage: str) -> "Stopwatch":
+        self.stage = stage
+        return self
+
+    def __enter__(self) -> None:
+        self.started = time.perf_counter()
+
+    def __exit__(self, *_) -> None:
+        self.seconds[self.stage] = round(time.perf_counter() - self.started, 2)

@@ -1,0 +1,136 @@
+"""Pictures of a run, from its data: loss curves, a distribution before and after each filter, a beam tree."""
+
+import json
+import math
+from pathlib import Path
+
+INK, GREY, BLUE, ORANGE, GREEN = "#222222", "#b8b8b8", "#2f6db5", "#d9772b", "#3a8f5c"
+
+
+def figure(width: float, height: float):
+    """An empty matplotlib figure with one plain pair of axes; no display is needed."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    pyplot.rcParams.update({"font.size": 10, "svg.fonttype": "none", "font.family": "sans-serif"})
+    fig, axes = pyplot.subplots(figsize=(width, height), layout="constrained")
+    axes.spines[["top", "right"]].set_visible(False)
+    return fig, axes
+
+
+def loss_figure(log: Path, title: str, ln_vocab: float | None = None):
+    """The training loss as a line, validation as dots, and ln V, where an untrained model stands."""
+    rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    steps, losses = [row["step"] for row in rows], [row["loss"] for row in rows]
+    measured = [(row["step"], row["val_loss"]) for row in rows if "val_loss" in row]
+    fig, axes = figure(9.6, 3.4)
+    axes.plot(steps, losses, color=GREY, lw=0.8, label="training, each step")
+    mean, smooth = losses[0], []
+    for loss in losses:
+        mean += (loss - mean) * 0.1
+        smooth.append(mean)
+    axes.plot(steps, smooth, color=BLUE, lw=1.6, label="training, smoothed")
+    if measured:
+        axes.plot(*zip(*measured), "o", color=ORANGE, ms=5, label="validation")
+    if ln_vocab:
+        axes.axhline(ln_vocab, color=INK, lw=0.8, ls=":", label=f"ln V = {ln_vocab:.2f}: knows nothing yet")
+    axes.set(xlabel="step", ylabel="loss (nats a token)", title=title, ylim=(0, None))
+    axes.legend(frameon=False, fontsize=9)
+    return fig
+
+
+def save_loss_plot(directory: Path) -> None:
+    """Draw the run's log.jsonl into loss.png, when matplotlib is there."""
+    try:
+        tokenizer = json.loads((directory / "config.json").read_text())
+        fig = loss_figure(directory / "log.jsonl", directory.name, math.log(tokenizer["vocab_size"]))
+    except ImportError:
+        return
+    fig.savefig(directory / "loss.png", dpi=110)
+
+
+def svg(fig) -> str:
+    """A figure as an <svg> element to put into a page."""
+    import io
+
+    from matplotlib import pyplot
+
+    buffer = io.StringIO()
+    fig.savefig(buffer, format="svg")
+    pyplot.close(fig)
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
+def filter_figure(stages: list[tuple[str, list[float]]], tokens: list[str]):
+    """Bars of one next-token distribution, panel by panel: as the model gives it, then as each filter leaves it."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    columns, most = 3, max(max(probabilities) for _, probabilities in stages)
+    rows = -(-len(stages) // columns)
+    fig, panels = pyplot.subplots(rows, columns, figsize=(9.6, 2.7 * rows), layout="constrained", sharey=True)
+    for axes in panels.flat[len(stages) :]:
+        axes.remove()
+    for axes, (title, probabilities) in zip(panels.flat, stages):
+        places = range(len(tokens))
+        axes.barh(places, probabilities, color=[BLUE if p > 0 else GREY for p in probabilities])
+        for place, p in zip(places, probabilities):
+            axes.text(
+                p + 0.02 * most, place, f"{p:.2f}" if p else "out", va="center", fontsize=8, color=INK if p else GREY
+            )
+        axes.set_title(title, fontsize=10, loc="left")
+        axes.set(yticks=places, yticklabels=tokens, xlim=(0, 1.25 * most), xticks=[])
+        axes.invert_yaxis() if axes is panels.flat[0] else None  # the panels share this axis
+        axes.spines[["top", "right", "bottom"]].set_visible(False)
+    return fig
+
+
+def kept_figure(steps: list[dict]):
+    """How many tokens top-p and top-k keep at each step of one text."""
+    fig, axes = figure(9.6, 2.6)
+    places = range(1, len(steps) + 1)
+    axes.step(places, [step["top_p"] for step in steps], where="mid", color=BLUE, label="top-p")
+    axes.step(places, [step["top_k"] for step in steps], where="mid", color=ORANGE, label="top-k")
+    axes.set(xlabel="step", ylabel="tokens kept", yscale="log")
+    axes.legend(frameon=False, fontsize=9)
+    return fig
+
+
+def beam_svg(turns: list[dict], start: str) -> str:
+    """A beam tree like the lecture's slide: paths by turn from left to right, kept ones dark, pruned ones grey.
+
+    turns: per turn {"kept": [...], "pruned": [...]} of {"parent", "text", "probability", "path"}; parent: a row of the
+    turn before among its kept. Each box shows the token and the probability of the whole path.
+    """
+    from html import escape
+
+    column, line, box = 150, 34, 118
+    height = max(len(turn["kept"]) + len(turn["pruned"]) for turn in turns) * line + 50
+    parts = [f'<svg viewBox="0 0 {column * (len(turns) + 1)} {height}" class="tree" role="img">']
+    parents = [(10, height / 2)]
+    parts.append(_box(10, height / 2, box, escape(start), "", "kept"))
+    for turn_number, turn in enumerate(turns, start=1):
+        x, places = 10 + turn_number * column, []
+        entries = [(entry, True) for entry in turn["kept"]] + [(entry, False) for entry in turn["pruned"]]
+        top = height / 2 - (len(entries) - 1) * line / 2
+        for i, (entry, kept) in enumerate(entries):
+            y, (from_x, from_y) = top + i * line, parents[entry["parent"]]
+            style = "kept" if kept else "pruned"
+            bend = (from_x + box + x) / 2
+            parts.append(f'<path class="{style}" d="M{from_x + box} {from_y} C{bend} {from_y} {bend} {y} {x} {y}"/>')
+            parts.append(_box(x, y, box, escape(entry["text"]), f"{entry['probability']:.3g}", style))
+            if kept:
+                places.append((x, y))
+        parents = places
+    return "".join(parts) + "</svg>"
+
+
+def _box(x: float, y: float, width: float, text: str, probability: str, style: str) -> str:
+    label = f'<text x="{x + 8}" y="{y + 4}">{text}</text>'
+    figure = f'<text x="{x + width - 8}" y="{y + 4}" text-anchor="end" class="p">{probability}</text>'
+    return f'<g class="{style}"><rect x="{x}" y="{y - 13}" width="{width}" height="26" rx="6"/>{label}{figure}</g>'

@@ -1,0 +1,236 @@
+"""The demo's report: one self-contained page that tells the lecture with this run's pictures and figures."""
+
+import os
+from html import escape
+from pathlib import Path
+
+from scripts import plots
+from scripts.strategies import STRATEGIES
+
+STYLE = """
+:root { --ink: #22262b; --soft: #6b7280; --line: #e3e6ea; --blue: #2f6db5; --orange: #d9772b; --green: #2f855a; }
+* { box-sizing: border-box; }
+body { margin: 0; color: var(--ink); background: #fafaf8; font: 16px/1.55 Georgia, 'Times New Roman', serif; }
+main { max-width: 980px; margin: 0 auto; padding: 2.5rem 1.5rem 5rem; }
+h1 { font-size: 2.1rem; line-height: 1.2; margin: 0 0 .4rem; }
+h2 { font-size: 1.35rem; margin: 3rem 0 .3rem; padding-top: 1.2rem; border-top: 1px solid var(--line); }
+h2 small, .tag { font: 600 .72rem/1 system-ui, sans-serif; color: var(--blue); letter-spacing: .04em; margin-left: .6rem; }
+p { max-width: 46rem; margin: .5rem 0 1rem; } .soft { color: var(--soft); }
+figure { margin: 1rem 0; background: #fff; border: 1px solid var(--line); border-radius: 10px; padding: 1rem; }
+figcaption { color: var(--soft); font-size: .9rem; margin-top: .5rem; }
+figure svg { width: 100%; height: auto; }
+.pair { display: grid; grid-template-columns: 1fr 1fr; gap: 1rem; } .pair figure { margin: 0; }
+@media (max-width: 760px) { .pair { grid-template-columns: 1fr; } }
+table { border-collapse: collapse; width: 100%; background: #fff; font: .86rem/1.45 system-ui, sans-serif; }
+th { text-align: left; font-weight: 600; color: var(--soft); } th, td { padding: .5rem .6rem; vertical-align: top; }
+tr { border-bottom: 1px solid var(--line); } td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
+.token { padding: .1rem 0; border-radius: 3px; white-space: pre-wrap; font-family: ui-monospace, monospace; font-size: .88rem; }
+.token:nth-child(4n) { background: #dbeafe } .token:nth-child(4n+1) { background: #fef3c7 }
+.token:nth-child(4n+2) { background: #dcfce7 } .token:nth-child(4n+3) { background: #fce7f3 }
+.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: .8rem; margin: 1.2rem 0; }
+.facts div { background: #fff; border: 1px solid var(--line); border-radius: 10px; padding: .8rem 1rem; }
+.facts b { display: block; font: 600 1.55rem/1.2 system-ui, sans-serif; } .facts span { color: var(--soft); font-size: .85rem; }
+.bar { background: var(--line); height: .55rem; border-radius: 4px; min-width: 120px; margin-top: .4rem; }
+.bar i { display: block; height: 100%; border-radius: 4px; background: var(--blue); }
+.right { color: var(--green); } .wrong { color: var(--orange); } .loop { background: #fde8d7; }
+.tree text { font: 13px system-ui, sans-serif; fill: var(--ink); } .tree .p { fill: var(--blue); font-size: 11px; }
+.tree rect { fill: #fff; stroke: var(--blue); } .tree path { fill: none; stroke: var(--blue); stroke-width: 1.6; }
+.tree .pruned rect { stroke: #d6d9dd; } .tree .pruned text { fill: #a3a8ae; } .tree path.pruned { stroke: #dfe2e6; }
+ul.corpus { padding-left: 1.1rem; } ul.corpus li { margin: .25rem 0; }
+"""
+
+
+def write_report(directory: Path, results: dict, story: dict) -> None:
+    """Write report.html, the demo's story, into its directory."""
+    parts = [opening(results, story), text_and_tokens(story), pretraining(directory, results)]
+    parts += [comparison(story["trace"]), questions(directory, results, story)]
+    write_page(directory / "report.html", "A language model, from text to answers", "".join(parts))
+
+
+def write_comparison(directory: Path, trace: dict) -> None:
+    """Write compare.html: one prompt under every algorithm."""
+    title = f"“{escape(trace['prompt'])} …”"
+    write_page(directory / "compare.html", title, f"<h1>{title}</h1>{comparison(trace)}")
+
+
+def write_page(path: Path, title: str, body: str) -> None:
+    page = f"""<!doctype html><html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title>
+<style>{STYLE}</style></head><body><main>{body}</main></body></html>"""
+    aside = path.with_name(f".{path.name}.partial")
+    aside.write_text(page, encoding="utf-8")
+    os.replace(aside, path)
+
+
+def section(title: str, statements: str, *parts: str) -> str:
+    return f"<h2>{title}<small>{statements}</small></h2>" + "".join(parts)
+
+
+def rows(header: list[str], body: list[list[str]], numbers: set[int]) -> str:
+    """A table; the cells are HTML, those of the columns in `numbers` to the right."""
+
+    def line(cells: list[str], tag: str) -> str:
+        marked = (f"<{tag}{' class=n' if i in numbers else ''}>{cell}</{tag}>" for i, cell in enumerate(cells))
+        return f"<tr>{''.join(marked)}</tr>"
+
+    return f"<table>{line(header, 'th')}{''.join(line(cells, 'td') for cells in body)}</table>"
+
+
+def opening(results: dict, story: dict) -> str:
+    answers, seconds = results["answers"], results["seconds"]
+    facts = [
+        (f"{answers['base_cloze']:.0%}", "of held-out facts known by the base model, told as a gap to fill"),
+        (f"{answers['base_exact_raw']:.0%}", "of the same answered by it, when asked in plain text"),
+        (f"{answers['sft_exact']:.0%}", "answered after fine-tuning on other people"),
+        (f"{answers['sft_exact_unseen_phrasing']:.0%}", "answered in wordings that fine-tuning never used"),
+        (f"{seconds['total']:.0f} s", "from nothing to here, on this machine"),
+    ]
+    boxes = "".join(f"<div><b>{figure}</b><span>{text}</span></div>" for figure, text in facts)
+    special = ""
+    if story["memorised"]:
+        special = "<p><b>This run tells each life in one fixed wording only:</b> what is learnt by heart can't be asked for.</p>"
+    if not story["quiz"]:
+        special += "<p><b>This run leaves out the quiz pages.</b></p>"
+    return f"""<h1>A language model, from text to answers</h1>
+<p class="soft">Everything below was computed in this run, seed {results["seed"]}. The tags name the lecture's statements;
+<code>make claims</code> lists the code and the test behind each.</p>{special}<div class="facts">{boxes}</div>"""
+
+
+def text_and_tokens(story: dict) -> str:
+    lines = "".join(f"<li>{escape(document)}</li>" for document in story["documents"])
+    pieces = "".join(f'<span class="token">{escape(piece)}</span>' for piece in story["pieces"])
+    quiz = ""
+    if story["quiz"]:
+        quiz = """<p class="soft">15 % of the documents are quiz pages, which ask and never answer. They are put there on purpose, to
+        bring out what S1 describes: asked a question, a base model goes on asking. They hold no fact.</p>"""
+    return section(
+        "A corpus becomes tokens", "P1",
+        f"<p>A small town is told of in many short texts:</p><ul class='corpus'>{lines}</ul>{quiz}",
+        f"<p>A byte-pair tokenizer, trained on it, cuts it into pieces; frequent words are one token:</p><p>{pieces}</p>",
+    )  # fmt: skip
+
+
+def pretraining(directory: Path, results: dict) -> str:
+    base = results["base"]
+    picture = plots.svg(plots.loss_figure(directory / "base/log.jsonl", "pretraining", base["ln_vocab"]))
+    return section(
+        "A transformer learns to predict the next token", "P2 P3",
+        f"""<p>The first loss is {base["first_loss"]:.2f}: the model knows nothing, so every one of the V tokens is as good as
+        any other, and ln V = {base["ln_vocab"]:.2f}. After {base["steps"]} steps it is {base["val_loss"]:.3f} nats a token on text that it
+        hasn't seen.</p><figure>{picture}</figure>""",
+    )  # fmt: skip
+
+
+def comparison(trace: dict) -> str:
+    return next_token(trace) + beam_tree(trace) + continuations(trace) + tasks(trace)
+
+
+def next_token(trace: dict) -> str:
+    bars = plots.svg(plots.filter_figure(trace["next_token"]["stages"], trace["next_token"]["tokens"]))
+    steps = plots.svg(plots.kept_figure(trace["kept_by_step"]))
+    kept = rows(
+        ["prompt", "most probable", "its probability", "entropy", "top-k keeps", "top-p keeps"],
+        [
+            [escape(row["prompt"]), escape(row["best"]), f"{row['p']:.2f}", f"{row['entropy']:.2f}", str(row["top_k"]),
+             f"<b>{row['top_p']}</b>"]
+            for row in trace["kept"]
+        ],
+        numbers={2, 3, 4, 5},
+    )  # fmt: skip
+    return section(
+        "From probabilities to a choice", "G1 G7 G8 G9",
+        f"""<p>After “{escape(trace["look_at"])}” the model gives each token a probability. A filter takes tokens out or changes the
+        balance; what is left is scaled up to 1 and drawn from.</p><figure>{bars}</figure>
+        <p>Top-k keeps as many tokens whatever the prompt. Top-p keeps many where many are likely, and one where one is.</p>{kept}
+        <figure>{steps}<figcaption>the same along one text, drawn with top-p</figcaption></figure>""",
+    )  # fmt: skip
+
+
+def beam_tree(trace: dict) -> str:
+    tree = plots.beam_svg(trace["tree"], "…")
+    return section(
+        "Beam search looks further than one token", "G5",
+        f"""<p>Three paths are kept at each step, out of all continuations of all of them. The figure beside a token is the
+        probability of the whole path; grey paths were pruned.</p>
+        <figure>{tree}<figcaption>from “{escape(trace["look_at"])}”, width 3</figcaption></figure>""",
+    )  # fmt: skip
+
+
+def continuations(trace: dict) -> str:
+    body = []
+    for row in trace["continuations"]:
+        statement, _, meaning = STRATEGIES[row["strategy"]]
+        knobs = ", ".join(f"{name} {value}" for name, value in row["knobs"].items() if name != "temperature" or value)
+        name = f"<b>{row['strategy'].replace('_', '-')}</b> <span class=tag>{statement}</span><br><span class=soft>{meaning}"
+        body.append([
+            f"{name}{'; ' + knobs.replace('_', '-') if knobs else ''}</span>", escape(row["text"].strip()),
+            f"{row['repetition']:.2f}", f"{row['distinct2']:.2f}", f"{row['logprob']:.2f}",
+            "differs" if row["second_run_differs"] else "the same",
+        ])  # fmt: skip
+    header = ["algorithm", "text", "repeated 4-grams", "distinct pairs", "log-prob a token", "second run"]
+    return section(
+        "The same prompt, continued by every algorithm", "G3 to G9",
+        f"""<p>“{escape(trace["prompt"])} …”. The end token is taken away here, so that each has to fill the same length, longer than
+        a document. Look at what repeats itself, and at what a second run changes; the figures are means over the runs.</p>""",
+        rows(header, body, numbers={2, 3, 4}),
+    )  # fmt: skip
+
+
+def tasks(trace: dict) -> str:
+    header = ["task", "temperature", "top-p", "tokens kept", "entropy", ""]
+    body = [
+        [row["task"], str(row["temperature"]), str(row["top_p"]), str(row["kept"]), f"{row['entropy']:.2f}",
+         "one token is left: this is greedy" if row["kept"] == 1 else ""]
+        for row in trace["tasks"]
+    ]  # fmt: skip
+    return section(
+        "Settings by task", "G10",
+        """<p>A rule of thumb from OpenAI's developer forum (thread 172683), given there without measurements. The two columns
+        on the right are measured here, for the next token. Top-p .1 is greedy wherever the first token has more than .1.</p>""",
+        rows(header, body, numbers={1, 2, 3, 4}),
+    )  # fmt: skip
+
+
+def questions(directory: Path, results: dict, story: dict) -> str:
+    answers = results["answers"]
+    scores = [
+        ("base model", "“… She lives in ___”: does it know?", "base_cloze"),
+        ("base model", "asked in plain text", "base_exact_raw"),
+        ("base model", "asked after three answered questions", "base_exact_3shot"),
+        ("base model", "asked in fine-tuning's layout", "base_exact"),
+        ("base model", "the right word anywhere in 40 tokens", "base_mentions"),
+        ("fine-tuned", "wordings met in fine-tuning", "sft_exact"),
+        ("fine-tuned", "other wordings", "sft_exact_unseen_phrasing"),
+        ("fine-tuned", "the gap to fill again: what was forgotten?", "sft_cloze"),
+    ]
+    table = rows(
+        ["model", "how it is asked", "right", ""],
+        [
+            [
+                model,
+                how,
+                f"{answers[key]:.3f}",
+                f'<div class="bar"><i style="width:{100 * answers[key]:.0f}%"></i></div>',
+            ]
+            for model, how, key in scores
+        ],
+        numbers={2},
+    )
+    body = []
+    for row in story["ten"]:
+        mark = "right" if row["sft"] == row["answer"] else "wrong"
+        body.append([escape(row["question"]), f"<span class=soft>{escape(row['base'].strip())}</span>",
+                     f"<span class={mark}>{escape(row['sft'])}</span>", escape(row["answer"])])  # fmt: skip
+    picture = plots.svg(plots.loss_figure(directory / "sft/log.jsonl", "fine-tuning: loss on the responses"))
+    return section(
+        "The base model knows, and does not answer", "P5 S1",
+        """<p>Told as a gap to fill, it has the facts. Asked, it goes on writing, as its corpus does.</p>""",
+    ) + section(
+        "Fine-tuning: the same loop, other data", "S2 to S6",
+        f"""<p>The loop that pretrained the model now runs on prompts and responses about <i>one half</i> of the town. Then it is asked
+        {answers["n"]} questions about the other half, whom it met in pretraining only.</p>
+        <figure>{picture}</figure>{table}""",
+        "<p style='margin-top:2rem'>The same ten questions, before and after:</p>",
+        rows(["question", "base model goes on", "fine-tuned model answers", "true"], body, numbers=set()),
+        """<p class="soft">It isn't ready for use (S7): it answers what it was shown to answer, and is sure of itself when it is wrong.</p>""",
+    )  # fmt: skip
