@@ -1,4 +1,4 @@
-# Every target creates .venv itself. Variables: DATA OUT MODEL BASE PROMPT STRATEGY K P T SEED STEPS QUESTION TEXT ARGS
+# Every target that needs it creates .venv. ARGS="…" passes further flags on; ARGS=--help lists them.
 PY = .venv/bin/python
 SEED ?= 0
 export PYTHONWARNINGS = ignore
@@ -26,7 +26,8 @@ tokens: .venv/demo.done  ## TEXT="…": how a tokenizer cuts it
 
 pretrain: .venv/demo.done  ## DATA='books/*.txt' OUT=runs/books: a base model from your own text
 	$(PY) -m scripts.pretrain --data $(DATA) $(if $(OUT),--out $(OUT)) $(if $(STEPS),--steps $(STEPS)) \
-	  --seed $(SEED) $(if $(OVERWRITE),--overwrite) $(if $(RESUME),--resume) $(ARGS)
+	  --seed $(SEED) $(if $(OVERWRITE),--overwrite) $(if $(RESUME),--resume) \
+	  $(if $(BACKEND),--backend $(BACKEND)) $(ARGS)
 
 sft: .venv/demo.done  ## DATA=mine.jsonl BASE=base OUT=runs/mine: fine-tune on your own demonstrations
 	$(PY) -m scripts.finetune --data $(DATA) $(if $(BASE),--base $(BASE)) $(if $(OUT),--out $(OUT)) \
@@ -35,7 +36,8 @@ sft: .venv/demo.done  ## DATA=mine.jsonl BASE=base OUT=runs/mine: fine-tune on y
 generate: .venv/demo.done  ## PROMPT="…" STRATEGY=top_p P=.9 MODEL=base: continue a prompt
 	@$(PY) -m scripts.generate --prompt '$(subst ','\'',$(PROMPT))' $(if $(STRATEGY),--strategy $(STRATEGY)) $(if $(TASK),--task $(TASK)) \
 	  $(if $(K),--top-k $(K)) $(if $(P),--top-p $(P)) $(if $(T),--temperature $(T)) $(if $(MODEL),--model $(MODEL)) \
-	  $(if $(filter command line,$(origin SEED)),--seed $(SEED)) $(ARGS)
+	  $(if $(filter command line,$(origin SEED)),--seed $(SEED)) \
+	  $(if $(BACKEND),--backend $(BACKEND)) $(ARGS)
 
 compare: .venv/demo.done  ## PROMPT="…" MODEL=base: every algorithm on one prompt, a table and pictures
 	@$(PY) -m scripts.compare --prompt '$(subst ','\'',$(PROMPT))' $(if $(MODEL),--model $(MODEL)) --seed $(SEED) $(ARGS)
@@ -48,6 +50,12 @@ chat: .venv/demo.done  ## MODEL=sft: talk to a model
 
 claims: .venv/test.done  ## the lecture's statements: code, test and measured figure of each
 	@$(PY) -m scripts.claims
+
+mutants: .venv/test.done  ## break decoding in many small ways, one by one: do its tests see it?
+	$(PY) -m scripts.mutants
+
+bench: .venv/test.done  ## speeds as ratios to what people use, in one run
+	$(PY) -m scripts.bench $(if $(OUT),--out $(OUT)) $(ARGS)
 
 lint: .venv/test.done  ## ruff: check and format
 	.venv/bin/ruff check .
@@ -65,4 +73,4 @@ lines:  ## how long each package is
 	.venv/bin/pip install --quiet --editable '.[demo,test]'
 	@touch $@
 
-.PHONY: help demo demo-quick demo-memorised demo-noquiz test tokens pretrain sft generate compare ask chat claims lint lines
+.PHONY: help demo demo-quick demo-memorised demo-noquiz test tokens pretrain sft generate compare ask chat claims mutants bench lint lines

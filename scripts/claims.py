@@ -52,7 +52,7 @@ CLAIMS = {
     "G7": Claim("Top-k keeps the k most probable", "decoding/filters.py: top_k", _repeats("top_k")),
     "G8": Claim("Top-p keeps the smallest set that reaches p", "decoding/filters.py: top_p", _repeats("top_p")),
     "G9": Claim("Temperature sharpens or flattens", "decoding/filters.py: temperature", _repeats("temperature")),
-    "G10": Claim("The best settings depend on the task", ""),
+    "G10": Claim("The best settings depend on the task", "scripts/strategies.py: TASKS"),
     "G11": Claim("In practice: ids in, generate, text out; top-p doesn't loop", "scripts/generate.py",
                  lambda r: f"repeated: greedy {_strategy(r, 'greedy')['repetition']:.2f}, "
                            f"top-p {_strategy(r, 'top_p')['repetition']:.2f}"),
@@ -86,9 +86,16 @@ def tests_of_claims(directory: Path) -> dict[str, list[str]]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts.claims", description=__doc__.split("\n")[0])
     parser.add_argument("--results", type=Path, default=Path("runs/demo/results.json"), help="(default: %(default)s)")
+    parser.add_argument("--markdown", action="store_true", help="print the README's table")
     args = parser.parse_args()
     tests = tests_of_claims(Path(__file__).parent.parent / "tests")
     results = json.loads(args.results.read_text()) if args.results.exists() else None
+    if args.markdown:
+        print("| | statement | code | in a demo |\n|---|---|---|---|")
+        for number, claim in CLAIMS.items():
+            figure = claim.figure(results) if claim.figure and results else ""
+            print(f"| {number} | {claim.statement} | {f'`{claim.code}`' if claim.code else 'open'} | {figure} |")
+        return
     open_claims = []
     for number, claim in CLAIMS.items():
         print(f"\n{number:4} {claim.statement}")

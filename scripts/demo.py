@@ -48,7 +48,7 @@ def main() -> None:
 
     heading("P1", "Text becomes tokens")
     with watch("tokenizer"):
-        tok = pretrain.prepare(documents, base_dir, pretrain.VOCAB_SIZE)
+        tok = pretrain.prepare(documents, base_dir, pretrain.VOCAB_SIZE, pretrain.SHAPE["context_length"])
     biography = next(document for document in documents if "?" not in document)
     story["pieces"] = [tok.decode([i]) for i in tok.encode(biography)]
     print(f"  {len(documents):,} documents, {tok.vocab_size} tokens: {'|'.join(story['pieces'])[:110]}…")

@@ -20,6 +20,7 @@ def main() -> None:
     parser.add_argument("--task", choices=TASKS, help="settings by a rule of thumb, in place of a strategy")
     parser.add_argument("--max-new-tokens", type=int, default=40, help="(default: %(default)s)")
     parser.add_argument("--seed", type=int, help="the same seed gives the same text (default: a new one)")
+    parser.add_argument("--backend", choices=["torch", "numpy"], default="torch", help="numpy: the twin, by hand")
     for name, kind in KNOBS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help="sets this knob of the strategy")
     args = parser.parse_args()
@@ -30,6 +31,10 @@ def main() -> None:
     from scripts.measure import as_text
 
     model, tok = open_model(args.model)
+    if args.backend == "numpy":
+        from minigpt.numpy_gpt import NumpyGPT
+
+        model = NumpyGPT.from_torch(model)
     shared = {"max_new_tokens": args.max_new_tokens, "eos_id": tok.special[END]}
     if "width" not in knobs:
         shared["seed"] = args.seed

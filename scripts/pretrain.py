@@ -6,6 +6,7 @@ python -m scripts.pretrain --data 'books/*.txt' --out runs/books
 import argparse
 import json
 import math
+import statistics
 from pathlib import Path
 
 from scripts.common import read_corpus, refuse_existing, run, show_progress, write_json
@@ -14,6 +15,7 @@ from scripts.common import read_corpus, refuse_existing, run, show_progress, wri
 SHAPE = {"context_length": 128, "n_layers": 4, "n_heads": 4, "d_model": 128, "d_ff": 352}
 VOCAB_SIZE, BATCH_SIZE = 768, 32
 SCHEDULE = {"steps": 700, "lr": 4e-3, "optimizer": "muon", "muon_lr": 0.02, "precision": "auto"}
+NUMPY_SCHEDULE = {"steps": 2000, "lr": 2e-3, "optimizer": "adamw", "precision": "fp32"}  # the twin has neither else
 
 
 def split(documents: list[str]) -> tuple[list[str], list[str]]:
@@ -25,77 +27,80 @@ def split(documents: list[str]) -> tuple[list[str], list[str]]:
     return [d[:b] for d, b in zip(documents, borders)], [d[b:] for d, b in zip(documents, borders)]
 
 
-def prepare(documents: list[str], directory: Path, vocab_size: int):
-    """Train a tokenizer on the training text and write train.npy and val.npy; return the tokenizer."""
+def prepare(documents: list[str], directory: Path, vocab_size: int, context_length: int):
+    """Train a tokenizer on the training text and write train.npy and val.npy; return the tokenizer.
+
+    ValueError, before anything is written, when a part of the text is shorter than one context.
+    """
     from minigpt import Tokenizer, write_tokens
     from minigpt.tokenizer import END
 
     training, validation = split(documents)
     tok = Tokenizer.train(training, vocab_size)
+    for name, texts in (("training", training), ("validation", validation)):
+        found = 0
+        for text in texts:
+            found += len(tok.encode(text))
+            if found > context_length:
+                break
+        else:
+            raise ValueError(f"the {name} text has {found} tokens, fewer than one context of {context_length}")
     directory.mkdir(parents=True, exist_ok=True)
     for name, texts in (("train", training), ("val", validation)):
         write_tokens(directory / f"{name}.npy", map(tok.encode, texts), tok.special[END], tok.vocab_size)
     return tok
 
 
-def pretrain(tok, directory: Path, shape: dict, schedule: dict, batch_size: int, seed: int, save_every=0, resume=False):
+def pretrain(tok, directory: Path, shape: dict, schedule: dict, batch_size: int, seed: int, **options):
     """Train a base model on the directory's token files; write model, log.jsonl and loss.png there.
 
-    Returns the model and {"first_loss", "ln_vocab", "val_loss", "steps", "tokens_per_second"}.
+    options: backend="numpy" for the twin without autograd; save_every=N, resume=True for checkpoints. Returns the
+    model and {"first_loss", "ln_vocab", "vocab_size", "parameters", "val_loss", "steps", "tokens_per_second"}.
     """
     import torch
 
-    from minigpt import (
-        GPT,
-        GPTConfig,
-        TrainConfig,
-        TrainState,
-        all_batches,
-        evaluate,
-        load_checkpoint,
-        read_tokens,
-        save,
-        save_checkpoint,
-        token_batches,
-        train,
-    )
+    import minigpt
     from minigpt.tokenizer import END
 
     end, context = tok.special[END], shape["context_length"]
-    tokens = {name: read_tokens(directory / f"{name}.npy") for name in ("train", "val")}
-    for name, found in tokens.items():
-        if len(found) <= min(context, 16) + 1:
-            raise ValueError(f"the {name} text has only {len(found)} tokens, the context is {context}: give more text")
+    training, validation = (minigpt.read_tokens(directory / f"{name}.npy") for name in ("train", "val"))
+    config = minigpt.TrainConfig(**schedule, seed=seed)
+    batches = minigpt.token_batches(training, end, context, batch_size, seed)
     torch.manual_seed(seed)
-    model = GPT(GPTConfig(vocab_size=tok.vocab_size, **shape))
-    config = TrainConfig(**schedule, seed=seed)
-    state = load_checkpoint(directory, model) if resume else TrainState()
-    batches = token_batches(tokens["train"], end, context, batch_size, seed)
+    model, state = minigpt.GPT(minigpt.GPTConfig(vocab_size=tok.vocab_size, **shape)), minigpt.TrainState()
+    parameters, ln_vocab = sum(p.numel() for p in model.parameters()), math.log(tok.vocab_size)
+    print(f"  {parameters:,} parameters, {len(training):,} tokens; before training, loss is ln V = {ln_vocab:.2f}")
+    if options.get("backend") == "numpy":
+        from minigpt import numpy_gpt
+
+        twin = numpy_gpt.NumpyGPT.from_torch(model)
+        steps, trained = numpy_gpt.train(twin, batches, config), twin.to_torch
+    else:
+        if options.get("resume"):
+            state = minigpt.load_checkpoint(directory, model)
+        steps, trained = minigpt.train(model, batches, config, state), lambda: model
 
     def validate() -> float:
-        return evaluate(model, all_batches(tokens["val"], end, context, 64), config.precision)
+        batches = minigpt.all_batches(validation, end, context, 64)
+        return minigpt.evaluate(trained(), batches, config.precision)
 
-    log, first, speeds = LossLog(directory, keep=resume), None, []
-    print(f"  {sum(p.numel() for p in model.parameters()):,} parameters, {len(tokens['train']):,} training tokens; "
-          f"an untrained model's loss is ln V = {math.log(tok.vocab_size):.2f}")  # fmt: skip
-    for step in show_progress(train(model, batches, config, state), config.steps, "pretrain", state.step):
+    log, save_every = LossLog(directory, keep=state.step > 0), options.get("save_every")
+    for step in show_progress(steps, config.steps, "pretrain", state.step):
         last = step.step == config.steps
-        due = step.step % max(1, config.steps // 10) == 0 or last
-        log.add(step, validate() if due else None)
-        first = step.loss if first is None else first
-        speeds.append(step.tokens / step.seconds)
-        if save_every and (step.step % save_every == 0 or last):
-            save_checkpoint(directory, model, state)
-    save(directory, model, tok)
+        log.add(step, validate() if last or step.step % max(1, config.steps // 10) == 0 else None)
+        if save_every and (last or step.step % save_every == 0):
+            minigpt.save_checkpoint(directory, model, state)
+    minigpt.save(directory, trained(), tok)
     log.plot()
-    return model, {
-        "first_loss": first,
-        "ln_vocab": math.log(tok.vocab_size),
+    rows = [json.loads(line) for line in (directory / "log.jsonl").read_text().splitlines()]
+    return trained(), {
+        "first_loss": rows[0]["loss"],
+        "ln_vocab": ln_vocab,
         "vocab_size": tok.vocab_size,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "val_loss": log.validation[-1][1] if log.validation else validate(),
+        "parameters": parameters,
+        "val_loss": rows[-1]["val_loss"],
         "steps": config.steps,
-        "tokens_per_second": sorted(speeds)[len(speeds) // 2] if speeds else None,
+        "tokens_per_second": round(statistics.median(row["tokens"] / row["seconds"] for row in rows)),
     }
 
 
@@ -103,17 +108,15 @@ class LossLog:
     """A run's log.jsonl: one line a step, with the validation loss where it was measured; and its plot."""
 
     def __init__(self, directory: Path, keep: bool = False):
-        self.directory, self.training, self.validation = directory, [], []
+        self.directory = directory
         if not keep:
             (directory / "log.jsonl").write_text("")
 
     def add(self, step, validation: float | None = None) -> None:
         row = {"step": step.step, "loss": step.loss, "lr": step.lr, "grad_norm": step.grad_norm}
         row |= {"tokens": step.tokens, "seconds": step.seconds}
-        self.training.append((step.step, step.loss))
         if validation is not None:
             row["val_loss"] = validation
-            self.validation.append((step.step, validation))
         with open(self.directory / "log.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
 
@@ -136,19 +139,29 @@ def main() -> None:
     parser.add_argument("--save-every", type=int, default=0, help="steps between checkpoints (default: none)")
     parser.add_argument("--vocab-size", type=int, default=VOCAB_SIZE, help="tokens at most (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=BATCH_SIZE, help="rows a step (default: %(default)s)")
+    parser.add_argument("--backend", choices=["torch", "numpy"], default="torch", help="numpy: the twin, by hand")
     parser.add_argument("--seed", type=int, default=0, help="draws weights and order (default: %(default)s)")
     for group in (SHAPE, SCHEDULE):
         for name, value in group.items():
             flag = f"--{name.replace('_', '-')}"
             parser.add_argument(flag, type=type(value), default=value, help="(default: %(default)s)")
     args = parser.parse_args()
+    if args.backend == "numpy":
+        if args.resume or args.save_every:
+            raise ValueError("--backend numpy: has no checkpoints, leave out --resume and --save-every")
+        unset = [name for name in NUMPY_SCHEDULE if getattr(args, name) == SCHEDULE.get(name)]
+        vars(args).update({name: NUMPY_SCHEDULE[name] for name in unset})  # what isn't set by hand fits the twin
+    from minigpt import GPTConfig, TrainConfig
+
     if not args.resume:
         refuse_existing(args.out, args.overwrite)
-    documents = read_corpus(args.data)
-    tok = prepare(documents, args.out, args.vocab_size)
-    print(f"  {len(documents):,} documents, a vocabulary of {tok.vocab_size} tokens")
     shape, schedule = ({name: getattr(args, name) for name in group} for group in (SHAPE, SCHEDULE))
-    _, result = pretrain(tok, args.out, shape, schedule, args.batch_size, args.seed, args.save_every, args.resume)
+    GPTConfig(vocab_size=args.vocab_size, **shape), TrainConfig(**schedule)  # bad numbers are refused before any work
+    documents = read_corpus(args.data)
+    tok = prepare(documents, args.out, args.vocab_size, args.context_length)
+    print(f"  {len(documents):,} documents, a vocabulary of {tok.vocab_size} tokens")
+    options = {"backend": args.backend, "save_every": args.save_every, "resume": args.resume}
+    _, result = pretrain(tok, args.out, shape, schedule, args.batch_size, args.seed, **options)
     write_json(args.out / "results.json", result)
     print(f"  validation loss {result['val_loss']:.3f} after {result['steps']} steps")
     print(f"  in {args.out}: the model, log.jsonl, loss.png")

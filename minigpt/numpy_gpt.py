@@ -1,0 +1,316 @@
+"""The transformer of model.py once more, in NumPy, with every gradient worked out by hand (P2, P3).
+
+Each layer is a pair: the way forward gives its result and a cache, which is what the way back needs; right under it the
+way back turns dy into dx and the gradients of the layer's weights. dx is short for ∂loss/∂x, an array of x's shape: by
+how much the loss grows as each entry of x grows. Three rules give every line (Baydin et al. 2018, arXiv:1502.05767):
+
+    chain      y = f(x)                 dx = dy · f'(x), entry by entry
+    sum        x is used several times  dx = what comes back from each use, added up
+    product    y = a @ b                da = dy @ bᵀ and db = aᵀ @ dy: chain and sum, for whole matrices
+
+A linear layer keeps its weight as (outputs, inputs): y = x @ Wᵀ, so dx = dy @ W and dW = dyᵀ @ x. Axes have the letters
+of functional.py, and N = B·T: all tokens of a batch one under the other, for few large products instead of many small.
+"""
+
+import math
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy import ndarray as Array
+
+from .config import GPTConfig, TrainConfig
+from .data import IGNORE, Batches
+from .loop import Step
+from .model import GPT
+from .optim import learning_rate
+
+Arrays = dict[str, Array]  # by the names that parameters have in model.py
+ATTENTION, MLP = ("query", "key", "value", "output"), ("gate", "up", "down")
+BLOCK = ["attention_norm", *(f"attention.{name}" for name in ATTENTION), "mlp_norm", *(f"mlp.{name}" for name in MLP)]
+
+
+def rms_norm(x: Array, w: Array, eps: float) -> tuple[Array, tuple]:
+    """y = x·r·w, r = (mean x² + eps)^-½. x: (N, C); w: (C,). Zhang & Sennrich 2019, arXiv:1910.07467, eq. 4.
+
+    >>> rms_norm(np.array([[3.0, 4.0]]), np.ones(2), eps=0.0)[0].round(4)
+    array([[0.8485, 1.1314]])
+    """
+    r = ((x * x).mean(-1, keepdims=True) + eps) ** -0.5  # (N, 1)
+    return x * r * w, (x, r, w)
+
+
+def rms_norm_backward(dy: Array, cache: tuple) -> tuple[Array, Array]:
+    """dy: (N, C) -> dx (N, C) and dw (C,)."""
+    x, r, w = cache
+    dw = (dy * x * r).sum(0)  # (C,) chain, and sum: all tokens use the same w
+    dscaled = dy * w  # chain: y = (x·r)·w
+    dr = (dscaled * x).sum(-1, keepdims=True)  # (N, 1) chain, and sum: all entries of a token use the same r
+    dmean = dr * -0.5 * r**3  # chain: r = m^-½ has slope -½ m^-1½ = -½ r³
+    dsquares = dmean / x.shape[-1]  # chain: a mean of C squares
+    return dscaled * r + dsquares * 2 * x, dw  # sum: through x directly, and through x², slope 2x, in r
+
+
+def rotary(positions: Array, config: GPTConfig, dtype: np.dtype) -> tuple[Array, Array]:
+    """Cosines and sines of each position's angles: (…, T) -> two (…, T, D/2). Su et al. 2021, arXiv:2104.09864."""
+    angle = positions[..., None] * config.rope_theta ** (-np.arange(0, config.d_head, 2) / config.d_head)  # (…, T, D/2)
+    return np.cos(angle).astype(dtype), np.sin(angle).astype(dtype)
+
+
+def rotate(x: Array, cos: Array, sin: Array) -> Array:
+    """Turn each pair (x[i], x[i + D/2]) by its angle; the way back is rotate(dy, cos, -sin). x: (B, H, T, D)."""
+    first, second = np.split(x, 2, -1)  # (B, H, T, D/2) each
+    return np.concatenate([first * cos - second * sin, first * sin + second * cos], -1)
+
+
+def split_heads(x: Array, B: int, D: int) -> Array:
+    return x.reshape(B, -1, x.shape[-1] // D, D).swapaxes(1, 2)  # (N, H·D) -> (B, H, T, D)
+
+
+def merge_heads(x: Array) -> Array:
+    return x.swapaxes(1, 2).reshape(-1, x.shape[1] * x.shape[3])  # (B, H, T, D) -> (N, H·D): split_heads's way back
+
+
+def attention(x: Array, weights: list[Array], shared: tuple, past: list[Array] | None) -> tuple[Array, tuple]:
+    """Each token's mix of the values it may see: softmax(q·k / sqrt D) v. x: (N, C) -> (N, C).
+
+    Each of the K key heads serves H/K query heads. mask: True where a token may look, broadcastable to
+    (B, K, H/K·T, S). past: earlier tokens' keys and values, (B, K, S-T, D) each, to which the new ones are added.
+    Vaswani et al. 2017, eq. 1; Ainslie et al. 2023, arXiv:2305.13245.
+    """
+    (wq, wk, wv, wo), (B, D, cos, sin, mask) = weights, shared
+    query = rotate(split_heads(x @ wq.T, B, D), cos, sin)  # (B, H, T, D)
+    key = rotate(split_heads(x @ wk.T, B, D), cos, sin)  # (B, K, T, D)
+    value = split_heads(x @ wv.T, B, D)  # (B, K, T, D)
+    if past is not None:  # while generating
+        past[:] = key, value = [np.concatenate(both, 2) for both in zip(past, (key, value))]  # (B, K, S, D)
+    stacked = query.reshape(B, key.shape[1], -1, D)  # (B, K, H/K·T, D): heads that share a key, one under the other
+    scores = np.where(mask, stacked @ key.swapaxes(2, 3) / math.sqrt(D), -math.inf)  # (B, K, H/K·T, S)
+    exponentials = np.exp(scores - scores.max(-1, keepdims=True))
+    p = exponentials / exponentials.sum(-1, keepdims=True)
+    merged = merge_heads((p @ value).reshape(query.shape))  # (N, C)
+    return merged @ wo.T, (x, weights, shared, stacked, key, value, p, merged)
+
+
+def attention_backward(dy: Array, cache: tuple) -> tuple[Array, list[Array]]:
+    """dy: (N, C) -> dx (N, C) and the four weights' gradients."""
+    x, (wq, wk, wv, wo), (B, D, cos, sin, _), stacked, key, value, p, merged = cache
+    dwo = dy.T @ merged  # (C, C) product
+    dheads = split_heads(dy @ wo, B, D)  # (B, H, T, D) product
+    dmixed = dheads.reshape(stacked.shape)  # (B, K, H/K·T, D)
+    dvalue = p.swapaxes(2, 3) @ dmixed  # (B, K, T, D) product; it adds up the query heads that share this value
+    dp = dmixed @ value.swapaxes(2, 3)  # (B, K, H/K·T, T) product
+    # chain and sum: score i moves p[i] with slope p[i], and every p[j] of the row, by the divisor, with -p[i]·p[j].
+    dscores = p * (dp - (dp * p).sum(-1, keepdims=True))  # where a token may not look, p is 0 and nothing goes back
+    dscaled = dscores / math.sqrt(D)  # chain
+    dquery = (dscaled @ key).reshape(dheads.shape)  # (B, H, T, D) product
+    dkey = dscaled.swapaxes(2, 3) @ stacked  # (B, K, T, D) product: scores = q @ kᵀ, so dkᵀ = qᵀ @ dscaled
+    dq = merge_heads(rotate(dquery, cos, -sin))  # (N, C) product: a rotation's transpose turns the other way
+    dk = merge_heads(rotate(dkey, cos, -sin))  # (N, K·D) product
+    dv = merge_heads(dvalue)  # (N, K·D)
+    dx = dq @ wq + dk @ wk + dv @ wv  # (N, C) product, and sum: x became query, key and value
+    return dx, [dq.T @ x, dk.T @ x, dv.T @ x, dwo]  # product
+
+
+def mlp(x: Array, weights: list[Array]) -> tuple[Array, tuple]:
+    """SwiGLU: down(silu(gate(x)) · up(x)), silu(g) = g·sigmoid(g). x: (N, C) -> (N, C). arXiv:2002.05202, eq. 6."""
+    w_gate, w_up, w_down = weights
+    gate, up = x @ w_gate.T, x @ w_up.T  # (N, d_ff) each
+    sigmoid = (1 + np.tanh(gate / 2)) / 2  # = 1 / (1 + exp(-gate)), where exp could overflow
+    silu = gate * sigmoid
+    return (silu * up) @ w_down.T, (x, weights, up, sigmoid, silu)
+
+
+def mlp_backward(dy: Array, cache: tuple) -> tuple[Array, list[Array]]:
+    """dy: (N, C) -> dx (N, C) and the three weights' gradients."""
+    x, (w_gate, w_up, w_down), up, sigmoid, silu = cache
+    dw_down = dy.T @ (silu * up)  # (C, d_ff) product
+    dgated = dy @ w_down  # (N, d_ff) product
+    dup = dgated * silu  # chain
+    dsilu = dgated * up  # chain
+    dgate = dsilu * (sigmoid + silu * (1 - sigmoid))  # chain: silu = g·s has slope s + g·s', and s' = s (1 - s)
+    dx = dgate @ w_gate + dup @ w_up  # (N, C) product, and sum: x became gate and up
+    return dx, [dgate.T @ x, dup.T @ x, dw_down]  # product
+
+
+def block(x: Array, weights: list[Array], eps: float, shared: tuple, past: list | None) -> tuple[Array, tuple]:
+    """x + attention(norm(x)), then the same with the MLP. x: (N, C) -> (N, C). weights: in BLOCK's order."""
+    normed, of_first = rms_norm(x, weights[0], eps)
+    seen, of_attention = attention(normed, weights[1:5], shared, past)
+    x = x + seen
+    normed, of_second = rms_norm(x, weights[5], eps)
+    thought, of_mlp = mlp(normed, weights[6:])
+    return x + thought, (of_first, of_attention, of_second, of_mlp)
+
+
+def block_backward(dy: Array, cache: tuple) -> tuple[Array, list[Array]]:
+    """dy: (N, C) -> dx (N, C) and the nine weights' gradients."""
+    of_first, of_attention, of_second, of_mlp = cache
+    dnormed, dmlp = mlp_backward(dy, of_mlp)
+    dbranch, dsecond = rms_norm_backward(dnormed, of_second)
+    dx = dy + dbranch  # sum: x went straight on, with slope 1, and into the branch
+    dnormed, dattention = attention_backward(dx, of_attention)
+    dbranch, dfirst = rms_norm_backward(dnormed, of_first)
+    return dx + dbranch, [dfirst, *dattention, dsecond, *dmlp]  # sum, as above
+
+
+def cross_entropy(logits: Array, targets: Array) -> tuple[float, tuple]:
+    """Mean of -log p(target), in nats, over the targets that are not IGNORE (P3); NaN when there is none.
+
+    logits: (B, T, V); targets: (B, T) int64.
+
+    >>> round(cross_entropy(np.zeros((1, 2, 8)), np.array([[3, IGNORE]]))[0], 4)      # ln 8: nothing learnt yet
+    2.0794
+    """
+    learnt = targets != IGNORE  # (B, T) bool
+    picked, target = logits[learnt], targets[learnt][:, None]  # (learnt, V) and (learnt, 1)
+    shifted = picked - picked.max(-1, keepdims=True)
+    log_p = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))  # (learnt, V)
+    return -float(np.take_along_axis(log_p, target, -1).mean()), (log_p, target, learnt)
+
+
+def cross_entropy_backward(cache: tuple) -> Array:
+    """The start of the way back, where dloss = 1: dlogits (B, T, V)."""
+    log_p, target, learnt = cache
+    is_target = np.arange(log_p.shape[-1]) == target  # (learnt, V)
+    dlogits = np.zeros((*learnt.shape, log_p.shape[-1]), log_p.dtype)  # (B, T, V): nothing goes back where ignored
+    # chain: -log p[target] = log sum exp(logits) - logits[target] has slope p - is_target; and a mean divides.
+    dlogits[learnt] = (np.exp(log_p) - is_target) / len(target)
+    return dlogits
+
+
+class NumpyGPT:
+    """The default model (RMSNorm, rotary, grouped heads, SwiGLU, tied embedding, no bias), float32 or float64.
+
+    parameters: by model.py's names. ValueError that names the switch when config asks for another model. `prefill`,
+    `step` and `reorder` are what the decoding package needs; their state is past, each layer's keys and values, and
+    filled, (B, S) bool: False where a shorter prompt left a hole.
+
+    >>> NumpyGPT.from_torch(GPT(GPTConfig.toy())).forward(np.array([[1, 2, 3]]))[0].shape
+    (1, 3, 1024)
+    """
+
+    def __init__(self, config: GPTConfig, parameters: Arrays):
+        _only(config, norm="rmsnorm", position="rope", mlp="swiglu", bias=False, tie_embeddings=True, dropout=0.0)
+        self.config, self.parameters = config, parameters
+        self.context_length, self.vocab_size = config.context_length, config.vocab_size
+
+    @classmethod
+    def from_torch(cls, model: GPT) -> "NumpyGPT":
+        """The twin of a PyTorch model, with a copy of its weights; half precision becomes float32."""
+        wide = {name: p.float() if p.dtype.itemsize == 2 else p for name, p in model.named_parameters()}
+        return cls(model.config, {name: p.detach().cpu().numpy().copy() for name, p in wide.items()})
+
+    def to_torch(self) -> GPT:
+        """The PyTorch model with a copy of these weights, in evaluation mode: to save it, or to compare."""
+        model = GPT(self.config)
+        for name, parameter in model.named_parameters():
+            parameter.data = torch.tensor(self.parameters[name])
+        return model.eval()
+
+    def forward(self, ids: Array, past: list | None = None, filled: Array | None = None) -> tuple[Array, tuple]:
+        """ids (B, T) -> logits (B, T, V) and the cache. ValueError when they do not fit in the context.
+
+        While generating: past is added to; filled says that ids are one new token a row, the last column of its (B, S).
+        """
+        config, embedding, positions = self.config, self.parameters["token_embedding.weight"], np.arange(ids.shape[1])
+        mask = np.tile(positions <= positions[:, None], (config.n_heads // config.n_kv_heads, 1))  # (H/K·T, S)
+        if filled is not None:
+            positions, mask = filled.sum(-1, keepdims=True) - 1, filled[:, None, None]  # (B, 1) and (B, 1, 1, S)
+        if positions.max() >= self.context_length:
+            raise ValueError(f"{positions.max() + 1} tokens do not fit in the context of {self.context_length}")
+        cos, sin = rotary(positions[..., None, :], config, embedding.dtype)  # ([B,] 1, T, D/2)
+        shared = len(ids), config.d_head, cos, sin, mask
+        x, of_blocks = embedding[ids.ravel()], []  # (N, C)
+        for layer in range(config.n_layers):
+            weights = [self.parameters[f"blocks.{layer}.{name}.weight"] for name in BLOCK]
+            x, of_block = block(x, weights, config.norm_eps, shared, past[layer] if past else None)
+            of_blocks.append(of_block)
+        x, of_norm = rms_norm(x, self.parameters["final_norm.weight"], config.norm_eps)
+        return (x @ embedding.T).reshape(*ids.shape, -1), (ids, of_blocks, of_norm, x)  # (B, T, V)
+
+    def backward(self, dlogits: Array, cache: tuple) -> Arrays:
+        """The gradient of every parameter, by its name. dlogits: (B, T, V); cache: from `forward`."""
+        ids, of_blocks, of_norm, x = cache
+        embedding, dlogits = self.parameters["token_embedding.weight"], dlogits.reshape(ids.size, -1)  # (N, V)
+        dembedding = dlogits.T @ x  # (V, C) product
+        dx, dnorm = rms_norm_backward(dlogits @ embedding, of_norm)  # (N, C) product
+        gradients = {"token_embedding.weight": dembedding, "final_norm.weight": dnorm}
+        for layer, of_block in reversed(list(enumerate(of_blocks))):
+            dx, dweights = block_backward(dx, of_block)
+            gradients |= {f"blocks.{layer}.{name}.weight": dw for name, dw in zip(BLOCK, dweights)}
+        # sum: looking tokens up used the tied matrix as well. (dembedding[ids] += dx would count a repeated id once.)
+        np.add.at(dembedding, ids.ravel(), dx)
+        return gradients
+
+    def prefill(self, prompts: list[list[int]]) -> tuple[torch.Tensor, tuple]:
+        """Read the prompts: logits (B, V) after each one's last token, and the state from which `step` goes on."""
+        lengths, config = np.array([len(prompt) for prompt in prompts]), self.config
+        filled = np.arange(lengths.max()) < lengths[:, None]  # (B, T): padding on the right, where no token sees it
+        ids = np.zeros(filled.shape, np.int64)
+        ids[filled] = np.concatenate(prompts)
+        none = np.zeros((len(ids), config.n_kv_heads, 0, config.d_head), self.parameters["final_norm.weight"].dtype)
+        past = [[none, none] for _ in range(config.n_layers)]
+        logits, _ = self.forward(ids, past=past)
+        return torch.from_numpy(logits[np.arange(len(ids)), lengths - 1]), (past, filled)
+
+    def step(self, state: tuple, ids: torch.Tensor) -> tuple[torch.Tensor, tuple]:
+        """Read one more token a row: ids (B,) -> logits (B, V) for the next one. The state is written to."""
+        past, filled = state
+        filled = np.concatenate([filled, np.ones((len(ids), 1), bool)], 1)  # (B, S)
+        logits, _ = self.forward(ids.numpy()[:, None], past, filled)
+        return torch.from_numpy(logits[:, 0]), (past, filled)
+
+    def reorder(self, state: tuple, rows: torch.Tensor) -> tuple:
+        """Row i of the new state is row rows[i] of the old one."""
+        past, filled = state
+        return [[kept[rows.numpy()] for kept in layer] for layer in past], filled[rows.numpy()]
+
+
+def adamw(parameters: Arrays, gradients: Arrays, moments: dict, config: TrainConfig, lr: float, count: int) -> Arrays:
+    """The parameters after step `count`, from 1, of AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101, algorithm 2).
+
+    moments: each name's running means of the gradient and of its square; {} at first, and written to.
+    """
+    (beta1, beta2), moved = config.betas, {}
+    for name, parameter in parameters.items():
+        gradient, (mean, square) = gradients[name], moments.get(name, (0.0, 0.0))
+        mean = beta1 * mean + (1 - beta1) * gradient
+        square = beta2 * square + (1 - beta2) * gradient * gradient
+        moments[name] = mean, square
+        decay = config.weight_decay if parameter.ndim >= 2 else 0.0  # matrices are decayed, norms are not
+        # Both means start at 0, so early on they are too small by these factors.
+        direction = mean / (1 - beta1**count) / (np.sqrt(square / (1 - beta2**count)) + config.eps)
+        moved[name] = parameter * (1 - lr * decay) - lr * direction
+    return moved
+
+
+def train(model: NumpyGPT, batches: Batches, config: TrainConfig) -> Iterator[Step]:
+    """Train the twin as loop.py trains a PyTorch model: the same batches, schedule and Steps.
+
+    ValueError that names a switch which the twin doesn't have: muon, bf16, micro_batches. FloatingPointError when loss
+    or gradients stop being finite, before they reach the weights.
+    """
+    _only(config, optimizer="adamw", precision="fp32", micro_batches=1)
+    moments = {}
+    for step in range(config.steps):
+        started, batch = time.perf_counter(), batches(step)
+        logits, cache = model.forward(batch.inputs.numpy())
+        loss, of_loss = cross_entropy(logits, batch.targets.numpy())
+        gradients = model.backward(cross_entropy_backward(of_loss), cache)
+        norm = math.sqrt(sum(float((gradient**2).sum()) for gradient in gradients.values()))
+        if not math.isfinite(loss + norm):
+            raise FloatingPointError(f"step {step + 1}: loss {loss}, gradient norm {norm}; try a smaller learning rate")
+        if norm > config.clip:  # all gradients together are no longer than config.clip
+            gradients = {name: gradient * (config.clip / norm) for name, gradient in gradients.items()}
+        lr = config.lr * learning_rate(step, config)
+        model.parameters = adamw(model.parameters, gradients, moments, config, lr, step + 1)
+        yield Step(step + 1, loss, lr, norm, batch.learnt(), time.perf_counter() - started)
+
+
+def _only(config: GPTConfig | TrainConfig, **ours: object) -> None:
+    """ValueError that names the first switch which isn't set as the twin has it."""
+    for name, value in ours.items():
+        if getattr(config, name) != value:
+            raise ValueError(f"{name}={getattr(config, name)!r}: the NumPy twin has only {name}={value!r}")
