@@ -54,7 +54,7 @@ class GPTConfig:
     @classmethod
     def toy(cls, **changes) -> "GPTConfig":
         """The demo's model: Llama's architecture with 0.9 M parameters."""
-        preset = dict(vocab_size=1024, context_length=64, n_layers=4, n_heads=4, d_model=128, d_ff=352)
+        preset = dict(vocab_size=1024, context_length=128, n_layers=4, n_heads=4, d_model=128, d_ff=352)
         return cls(**preset | changes)
 
     @classmethod

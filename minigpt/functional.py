@@ -47,7 +47,7 @@ def cross_entropy(
     return nats.sum() if reduction == "sum" else nats.mean()
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+def rms_norm(x: Tensor, weight: Tensor, eps: float, fused: bool = False) -> Tensor:
     """Divide each vector by its root mean square, then scale (Zhang & Sennrich 2019, arXiv:1910.07467, eq. 4).
 
     x: (..., C); weight: (C,).
@@ -55,10 +55,12 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     >>> rms_norm(torch.tensor([3.0, 4.0]), torch.ones(2), eps=0.0)
     tensor([0.8485, 1.1314])
     """
+    if fused:
+        return kernels.rms_norm(x, weight.shape, weight, eps)
     return x * (x.square().mean(-1, keepdim=True) + eps).rsqrt() * weight
 
 
-def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, fused: bool = False) -> Tensor:
     """Shift each vector to mean 0 and variance 1, then scale and shift (Ba et al. 2016, arXiv:1607.06450, eq. 4).
 
     x: (..., C); weight and bias: (C,).
@@ -66,6 +68,8 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Te
     >>> layer_norm(torch.tensor([1.0, 3.0]), torch.ones(2), None, eps=0.0)
     tensor([-1.,  1.])
     """
+    if fused:
+        return kernels.layer_norm(x, weight.shape, weight, bias, eps)
     centred = x - x.mean(-1, keepdim=True)
     scaled = centred * (centred.square().mean(-1, keepdim=True) + eps).rsqrt() * weight
     return scaled if bias is None else scaled + bias

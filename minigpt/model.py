@@ -21,8 +21,8 @@ class Cache:
     """
 
     def __init__(self, config: GPTConfig, lengths: Tensor, dtype: torch.dtype):
-        self.config, self.lengths, self.used = config, lengths, 0
-        self.uniform = bool((lengths == lengths[0]).all())
+        self.lengths, self.longest, self.used = lengths, int(lengths.max()), 0
+        self.uniform = bool((lengths == self.longest).all())  # no holes: nothing to mask
         shape = (config.n_layers, 2, len(lengths), config.n_kv_heads, 0, config.d_head)
         self.slots = torch.empty(shape, dtype=dtype, device=lengths.device)  # (layers, 2, B, K, S, D)
         self.filled = torch.empty(len(lengths), 0, dtype=torch.bool, device=lengths.device)  # (B, S)
@@ -50,6 +50,7 @@ class Cache:
         """Row i becomes a copy of the old row rows[i]: to drop finished rows, or to follow beam search's best paths."""
         self.slots = self.slots.index_select(2, rows)
         self.filled, self.lengths = self.filled[rows], self.lengths[rows]
+        self.longest = int(self.lengths.max())
         return self
 
 
@@ -65,15 +66,15 @@ class Shared(NamedTuple):
 class Norm(nn.Module):
     def __init__(self, config: GPTConfig):
         super().__init__()
-        self.eps = config.norm_eps
+        self.eps, self.fused = config.norm_eps, config.kernels == "fused"
         self.weight = nn.Parameter(torch.ones(config.d_model))
         self.centre = config.norm == "layernorm"
         self.bias = nn.Parameter(torch.zeros(config.d_model)) if self.centre and config.bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         if self.centre:
-            return F.layer_norm(x, self.weight, self.bias, self.eps)
-        return F.rms_norm(x, self.weight, self.eps)
+            return F.layer_norm(x, self.weight, self.bias, self.eps, self.fused)
+        return F.rms_norm(x, self.weight, self.eps, self.fused)
 
 
 class Attention(nn.Module):
@@ -179,7 +180,7 @@ class GPT(nn.Module):
 
     def hidden(self, ids: Tensor, positions: Tensor, mask: Tensor | None, cache: Cache | None = None) -> Tensor:
         """The stream after all blocks and the final norm: ids (B, T), positions (T,) or (B, T) -> (B, T, C)."""
-        stored = ids.size(1) if cache is None else int(cache.lengths.max())
+        stored = ids.size(1) if cache is None else cache.longest
         if stored > self.context_length:
             raise ValueError(f"{stored} tokens do not fit in the context of {self.context_length}")
         x = self.token_embedding(ids)  # (B, T, C)
@@ -215,7 +216,8 @@ class GPT(nn.Module):
         cache.make_room(1)
         cache.filled[:, cache.used] = True
         mask = None if cache.uniform else cache.filled[:, None, None, None, : cache.used + 1]
-        positions, cache.lengths = cache.lengths[:, None], cache.lengths + 1
+        positions = cache.lengths[:, None]
+        cache.lengths, cache.longest = cache.lengths + 1, cache.longest + 1
         x = self.hidden(ids[:, None], positions, mask, cache)
         cache.used += 1
         return self.head(x[:, 0]), cache

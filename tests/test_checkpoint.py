@@ -136,6 +136,14 @@ def test_each_file_of_a_model_stays_whole_when_writing_fails(directory, tok, mon
     load(directory)
 
 
+def test_a_file_is_replaced_and_never_written_over(directory, tok):
+    held = directory / "held"  # what somebody who has the old file open sees
+    os.link(directory / "model.safetensors", held)
+    before = held.read_bytes()
+    save(directory, tiny(torch.float32, seed=1, vocab_size=tok.vocab_size), tok)
+    assert held.read_bytes() == before != (directory / "model.safetensors").read_bytes()
+
+
 def saved_run(run, steps: list[int], **arguments) -> None:
     for step in steps:
         model = tiny(seed=step)

@@ -16,6 +16,8 @@ from torch.testing import assert_close
 from minigpt import IGNORE, Batch, Step, TrainConfig, TrainState, evaluate, load_checkpoint, save_checkpoint, train
 from minigpt.functional import cross_entropy
 from minigpt.loop import make_optimizers
+from minigpt.muon import orthogonalise
+from minigpt.optim import learning_rate
 
 HERE = Path(__file__).parent
 
@@ -52,6 +54,34 @@ def test_a_batch_is_learnt_by_heart(optimizer):
     steps = list(train(model, lambda step: batch, plan(150, optimizer, lr=0.05)))
     assert steps[-1].loss < 0.1 < 1 < steps[0].loss
     assert evaluate(model, [batch]) < 0.1
+
+
+@pytest.mark.claim("P3")
+def test_the_loop_is_the_one_that_pytorchs_own_pieces_make():
+    config, ours, theirs = plan(6, clip=0.5, weight_decay=0.3, schedule="cosine"), tiny(), tiny()
+    run(ours, config)
+    groups = [
+        {"params": [p for p in theirs.parameters() if p.ndim >= 2], "weight_decay": 0.3},
+        {"params": [p for p in theirs.parameters() if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, config.lr, config.betas, config.eps)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate(step, config))
+    for step in range(6):
+        batch = batches(step)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(theirs(batch.inputs).flatten(0, 1), batch.targets.flatten()).backward()
+        nn.utils.clip_grad_norm_(theirs.parameters(), 0.5)
+        optimizer.step()
+        schedule.step()
+    assert_close(list(ours.parameters()), list(theirs.parameters()), rtol=1e-5, atol=1e-7)
+
+
+def test_muons_step_follows_the_schedule_from_a_peak_of_its_own():
+    model, config = tiny(torch.float32), plan(1, "muon", warmup=4, muon_lr=0.08)
+    weight = model.blocks[0].attention.query.weight
+    before = weight.detach().clone()
+    run(model, config)
+    assert_close(weight.detach(), before - 0.08 / 4 * orthogonalise(weight.grad[None])[0], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
@@ -143,6 +173,12 @@ def test_the_moments_of_another_optimizer_are_refused():
     run(model, plan(4, "muon"), state, steps=2)
     with pytest.raises(ValueError, match="moments are not those of optimizer='adamw'"):
         run(model, plan(4, "adamw"), state)
+
+
+def test_each_step_drops_other_activations():
+    batch = batches(0)
+    steps = list(train(tiny(dropout=0.3), lambda step: batch, plan(4, lr=1e-12)))
+    assert len({step.loss for step in steps}) == 4
 
 
 def test_another_seed_drops_other_activations_and_the_same_seed_the_same():

@@ -191,3 +191,17 @@ def test_the_whole_context_can_be_used():
     model = tiny()
     texts = random_ids(model, 2, 16).tolist()
     assert_close(cached_logits(model, texts, [10, 3], 6), whole_logits(model, texts, [10, 3], 6), rtol=1e-9, atol=1e-9)
+
+
+def test_a_row_goes_on_to_the_window_s_end_after_a_longer_one_has_left():
+    model = tiny(context_length=16)
+    logits, cache = model.prefill([list(range(14)), [1, 2, 3]])
+    for _ in range(2):
+        logits, cache = model.step(cache, logits.argmax(-1))
+    cache = model.reorder(cache, torch.tensor([1]))
+    logits = logits[1:]
+    for _ in range(11):
+        logits, cache = model.step(cache, logits.argmax(-1))
+    assert logits.isfinite().all() and cache.longest == 16
+    with pytest.raises(ValueError, match="17 tokens do not fit in the context of 16"):
+        model.step(cache, logits.argmax(-1))

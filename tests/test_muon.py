@@ -24,6 +24,13 @@ def test_all_singular_values_come_out_near_one_whatever_the_scale(shape, seed, s
     assert singular.min() > 0.6 and singular.max() < 1.3
 
 
+def test_small_singular_values_are_lifted_too():
+    left, right = (torch.linalg.qr(matrix)[0] for matrix in matrices(2, 6, 6))
+    skewed = left @ torch.tensor([1.0, 0.8, 0.4, 0.2, 0.1, 0.02], dtype=torch.float64).diag() @ right
+    singular = torch.linalg.svdvals(orthogonalise(skewed[None]))
+    assert singular.min() > 0.6 and singular.max() < 1.3
+
+
 @given(st.sampled_from([(8, 8), (6, 20), (20, 6)]), st.integers(0, 2**32))
 def test_directions_are_those_of_the_singular_value_decomposition(shape, seed):
     matrix = matrices(1, *shape, seed=seed)

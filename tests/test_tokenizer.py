@@ -196,10 +196,11 @@ def broken(change) -> str:
         broken(lambda content: content["model"].update(vocab={"▁the": 0})),  # SentencePiece's, not bytes
         broken(lambda content: content["added_tokens"][0].pop("content")),
         broken(lambda content: content["model"]["vocab"].pop("a")),  # a byte has no id
+        broken(lambda content: content["model"]["vocab"].update(ba=content["model"]["vocab"].pop("a"))),
         broken(lambda content: content["model"]["vocab"].update(ab=999)),  # ids with a hole
         broken(lambda content: content["added_tokens"][0].update(id=999)),
     ],
-    ids=range(13),
+    ids=range(14),
 )
 def test_a_broken_tokenizer_json_is_refused(content):
     with pytest.raises(ValueError, match=r"tokenizer\.json"):
