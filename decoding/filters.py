@@ -31,7 +31,7 @@ def temperature(logits: Tensor, t: float) -> Tensor:
     if t == 0:  # argmax gives the first of several maxima, by its documentation
         return torch.full_like(logits, OUT).scatter(-1, logits.argmax(-1, keepdim=True), largest)
     wide = _wide(logits)
-    t = min(max(t, torch.finfo(wide.dtype).tiny), torch.finfo(wide.dtype).max)  # 0 / 0 and -inf / inf are NaN
+    t = max(t, torch.finfo(wide.dtype).tiny)  # one that is rounded to 0 would make 0 / 0
     return _narrow((wide - largest) / t, logits)
 
 
@@ -164,7 +164,7 @@ def _until(logits: Tensor, target: float) -> tuple[Tensor, Tensor]:
     The same with less work: find the band of logits in which the target is reached, and rank only the tokens inside.
     """
     probabilities = logits.double().softmax(-1)  # (..., V)
-    # 64 bands to each factor e, the most probable tokens in band 0. What the last collects, below e ** -32, is nothing.
+    # 64 bands to each factor e, the most probable tokens in band 0; the last takes all from e ** -32 down.
     band = ((logits.amax(-1, keepdim=True) - logits).float() * 64).clamp(max=2047).long()  # (..., V)
     masses = torch.zeros(*logits.shape[:-1], 2048, dtype=torch.float64, device=logits.device)
     masses.scatter_add_(-1, band, probabilities)

@@ -73,13 +73,14 @@ def save_checkpoint(run: Path | str, model: nn.Module, state: TrainState, keep: 
     It is written aside, synced and renamed in, so a kill at any moment leaves every earlier one whole.
     """
     final = Path(run) / "checkpoints" / f"step-{state.step}"
+    if final.exists():  # this step is saved already, and a save is never changed
+        return final
     aside = final.with_name(f".{final.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     _write_tensors(aside / "model.safetensors", dict(model.named_parameters()))
     _write_tensors(aside / "optimizer.safetensors", state.moments)
     _write(aside / "state.json", _json({"step": state.step}))
-    shutil.rmtree(final, ignore_errors=True)
     os.replace(aside, final)
     _sync(final.parent)
     for old in checkpoints(run)[:-keep]:
@@ -105,11 +106,13 @@ def load_checkpoint(run: Path | str, model: nn.Module) -> TrainState:
     parameters = dict(model.named_parameters())
     if {name: p.shape for name, p in weights.items()} != {name: p.shape for name, p in parameters.items()}:
         raise ValueError(f"{saved[-1]}: the tensors are those of another model than the one to resume")
+    moments, step = _read_tensors(saved[-1] / "optimizer.safetensors"), _read_json(saved[-1] / "state.json").get("step")
+    if not isinstance(step, int):
+        raise ValueError(f"{saved[-1] / 'state.json'}: the key 'step' must be a whole number, not {step!r}")
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(weights[name])
-    moments = _read_tensors(saved[-1] / "optimizer.safetensors")
-    return TrainState(_read_json(saved[-1] / "state.json")["step"], moments)
+    return TrainState(step, moments)
 
 
 def _json(content: dict) -> str:

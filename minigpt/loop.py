@@ -46,18 +46,21 @@ def train(model: nn.Module, batches: Batches, config: TrainConfig, state: TrainS
     """Train the model in place, yielding a Step after each update until config.steps are done.
 
     batches: step (from 0) -> Batch. state: from an earlier run, to go on where it ended, or a fresh one to be filled.
-    FloatingPointError when loss or gradients stop being finite, before they reach the weights.
+    ValueError for a batch without a target; FloatingPointError when loss or gradients stop being finite, before they
+    reach the weights.
     """
     state = TrainState() if state is None else state
     device = next(model.parameters()).device
     parameters = list(model.parameters())
     optimizers = make_optimizers(model, config, state)
-    model.train()
     for step in range(state.step, config.steps):
         started = time.perf_counter()
+        model.train()  # here, as whoever consumes the steps may evaluate in between
         torch.manual_seed(hash((config.seed, step)))  # dropout draws from here: each step can be repeated
         batch = batches(step).to(device)
         tokens, loss = batch.learnt(), 0.0
+        if tokens == 0:
+            raise ValueError(f"step {step + 1}: the batch holds no target to learn")
         for parameter in parameters:
             parameter.grad = None
         for piece in batch.split(config.micro_batches):

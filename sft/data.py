@@ -31,7 +31,10 @@ def read_examples(path: Path | str) -> list[Example]:
     ValueError that names file, line and what is wrong when a row is broken or lacks a key; when there is no row.
     """
     path = Path(path)
-    text = path.read_text(encoding="utf-8-sig")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as problem:
+        raise ValueError(f"{path}: not UTF-8 text (at byte {problem.start})") from problem
     rows = _json_rows(text, path) if path.suffix == ".json" else _jsonl_rows(text, path)
     examples = []
     for line, row in rows:

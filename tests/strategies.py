@@ -64,7 +64,7 @@ def logits(draw, dtypes=FLOATS, most=50_257, rows=((), (1,), (3,), (2, 2)), kind
 probabilities = st.one_of(
     st.floats(0, 1),
     st.integers(0, 64).map(lambda n: n / 64),
-    st.sampled_from([5e-324, 1e-12, 1e-6, 2e-6, 1e-3, 0.1, 0.9, 0.92, 0.95, 1 - 1e-6, 1 - 1e-9, 1 - 2**-53]),
+    st.sampled_from([0.0, 1.0, 5e-324, 1e-12, 1e-6, 2e-6, 1e-3, 0.1, 0.9, 0.92, 0.95, 1 - 1e-6, 1 - 1e-9, 1 - 2**-53]),
 )
 temperatures = st.one_of(
     st.floats(0.05, 20),

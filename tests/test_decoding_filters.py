@@ -185,6 +185,16 @@ def test_top_p_zero_keeps_the_argmax(x):
     assert torch.equal(is_in(top_p(x, 0)), is_in(temperature(x, 0)))
 
 
+@given(x=logits())
+@quick
+def test_top_p_one_and_min_p_zero_are_the_identity(x):
+    """By definition, and not by the sum: tokens of probability 1e-9 stay as well."""
+    assert torch.equal(top_p(x, 1), x) and torch.equal(top_p(x, 1.0), x)
+    assert torch.equal(min_p(x, 0), x)
+    rare = torch.tensor([0.0, -20.0, -30.0, -500.0, OUT])
+    assert torch.equal(top_p(rare, 1), rare) and torch.equal(min_p(rare, 0), rare)
+
+
 @given(x=logits(most=1000), k=st.integers(1, 8), p=probabilities)
 @quick
 def test_each_filter_sees_the_renormalised_survivors(x, k, p):
@@ -221,6 +231,18 @@ def test_min_p_at_the_very_edge(x, power):
     p = 2.0**-power
     share = masses(x) / masses(x).max()
     assert torch.equal(is_in(min_p(x, p)), share > p * 0.75)
+
+
+@given(p=st.floats(1e-6, 1, exclude_max=True))
+@quick
+def test_min_p_forgives_rounding_and_no_more(p):
+    x = torch.tensor([0.0, math.log(p) - 1.5 * ROUNDING, math.log(p) - 0.5 * ROUNDING], dtype=torch.float64)
+    assert is_in(min_p(x, p)).tolist() == [True, False, True]
+
+
+def test_min_p_one_keeps_the_maxima_and_not_what_is_next_to_them():
+    x = torch.tensor([0.0, -1e-9, 0.0, -1.0], dtype=torch.float64)
+    assert is_in(min_p(x, 1)).tolist() == [True, False, True, False]
 
 
 # ---- temperature
@@ -366,12 +388,16 @@ def test_the_draw_at_the_edges():
         assert draw(x, torch.tensor([uniform], dtype=torch.float64)).item() == id
 
 
-def test_the_draw_counts_in_float64():
-    """Among 100,003 equal tokens, each is drawn by the middle of its own share; a float32 sum would drift away."""
-    V = 100_003
-    for id in range(0, V, 4099):
-        uniform = torch.tensor([(id + 0.5) / V], dtype=torch.float64)
-        assert draw(torch.zeros(1, V), uniform).item() == id
+@given(x=logits(kinds=["text", "ties"], dtypes=[torch.float32, torch.float16], rows=[(1,)], most=8))
+@quick
+def test_the_draw_counts_in_float64(x):
+    """A uniform number a ten-billionth below a token's edge draws the token, one as far above it the next."""
+    edges = masses(x[0]).cumsum(-1)
+    for id in is_in(x[0]).nonzero().flatten().tolist()[:-1]:
+        later = (masses(x[0])[id + 1 :] > 1e-9).nonzero().flatten().tolist()
+        if masses(x[0])[id] > 1e-9 and later:
+            below, above = (draw(x, edges[id : id + 1] + step).item() for step in (-1e-10, 1e-10))
+            assert (below, above) == (id, id + 1 + later[0])
 
 
 def test_filters_narrow_step_by_step():
