@@ -109,27 +109,29 @@ def dropout(x: Tensor, rate: float) -> Tensor:
 def rotary(positions: Tensor, head_size: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Cosines and sines by which rotary attention turns a vector at each position (Su et al. 2021, arXiv:2104.09864).
 
-    positions: (..., T) int64 -> two (..., T, D/2) of dtype. Pair i turns by position · theta^(-2i/D) radians.
+    positions: (..., T) int64 -> two (..., T, D) of dtype, for `rotate`. Entries i and i + D/2 are a pair, as in Llama's
+    files; it turns by position · theta^(-2i/D) radians. The sines of first entries are negative.
 
     >>> cos, sin = rotary(torch.tensor([0, 1]), head_size=2, theta=10000.0, dtype=torch.float32)
     >>> cos[1], sin[1]
-    (tensor([0.5403]), tensor([0.8415]))
+    (tensor([0.5403, 0.5403]), tensor([-0.8415,  0.8415]))
     """
     frequency = theta ** (-torch.arange(0, head_size, 2, device=positions.device, dtype=torch.float64) / head_size)
     angle = positions[..., None] * frequency  # (..., T, D/2)
-    return angle.cos().to(dtype), angle.sin().to(dtype)
+    cos, sin = angle.cos().to(dtype), angle.sin().to(dtype)
+    return torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn each pair (x[i], x[i + D/2]) by its angle; the pairing is Llama's on disk.
+    """Turn each pair (a, b) = (x[i], x[i + D/2]) by its angle, to (a cos - b sin, b cos + a sin).
 
-    x: (B, H, T, D); cos and sin: (T, D/2) or (B, 1, T, D/2). Lengths are kept, and q·k depends on the distance alone.
+    x: (B, H, T, D); cos and sin from `rotary`: (1, T, D) or (B, 1, T, D). Lengths are kept, and the product of a
+    turned query and a turned key depends on their distance alone.
 
-    >>> rotate(torch.tensor([[[[1.0, 0.0]]]]), torch.tensor([[0.0]]), torch.tensor([[1.0]]))   # a quarter turn
-    tensor([[[[0., 1.]]]])
+    >>> rotate(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 0.0]), torch.tensor([-1.0, 1.0]))   # a quarter turn
+    tensor([0., 1.])
     """
-    first, second = x.chunk(2, -1)  # (B, H, T, D/2) each
-    return torch.cat([first * cos - second * sin, first * sin + second * cos], -1)
+    return x * cos + x.roll(x.size(-1) // 2, -1) * sin  # rolled by half, each entry meets its partner
 
 
 def causal_mask(positions: Tensor, stored: int) -> Tensor:
@@ -147,8 +149,8 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | N
     """Each token's mix of the values it may see: softmax(q·k / sqrt D) v (Vaswani et al. 2017, eq. 1).
 
     query: (B, H, T, D); key and value: (B, K, S, D) where each of the K heads serves H/K query heads
-    (Ainslie et al. 2023, arXiv:2305.13245). mask: bool, broadcastable to (B, K, H/K, T, S), True where a token may
-    look; None when it may look everywhere. Returns (B, H, T, D).
+    (Ainslie et al. 2023, arXiv:2305.13245). mask: bool, (T, S) or (B, 1, T, S), True where a token may look; None when
+    it may look everywhere. Returns (B, H, T, D).
 
     >>> v = torch.tensor([[[[1.0], [3.0]]]])
     >>> causal_attention(torch.zeros(1, 1, 2, 1), torch.zeros(1, 1, 2, 1), v, causal_mask(torch.arange(2), 2)).flatten()
@@ -156,10 +158,13 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | N
     """
     B, H, T, D = query.shape
     K, S = key.shape[1:3]
+    # Measured on CPUs: the kernel is quicker for one token and for long fp32 rows, and far slower in bfloat16.
+    if fused and (T == 1 or query.is_cuda or (S >= 128 and query.dtype != torch.bfloat16)):
+        return kernels.scaled_dot_product_attention(query, key, value, mask, enable_gqa=H != K)
     # Query heads that share a key head are stacked along time: one matrix product then serves them all.
     query = (query / math.sqrt(D)).reshape(B, K, H // K * T, D)
     scores = (query @ key.transpose(-2, -1)).view(B, K, H // K, T, S)
     if mask is not None:
-        scores = scores.masked_fill(~mask, -math.inf)
+        scores = scores.masked_fill(~mask.unsqueeze(-3), -math.inf)
     mixed = softmax(scores, fused).view(B, K, H // K * T, S) @ value  # (B, K, H/K·T, D)
     return mixed.view(B, H, T, D)

@@ -215,7 +215,7 @@ class GPT(nn.Module):
         """Read one more token a row: ids (B,) -> logits (B, V) for the next one. The cache is changed in place."""
         cache.make_room(1)
         cache.filled[:, cache.used] = True
-        mask = None if cache.uniform else cache.filled[:, None, None, None, : cache.used + 1]
+        mask = None if cache.uniform else cache.filled[:, None, None, : cache.used + 1]  # (B, 1, 1, S)
         positions = cache.lengths[:, None]
         cache.lengths, cache.longest = cache.lengths + 1, cache.longest + 1
         x = self.hidden(ids[:, None], positions, mask, cache)

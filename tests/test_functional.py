@@ -136,8 +136,7 @@ def test_rotary_is_llamas():
     positions = torch.tensor([0, 1, 5, 1000])
     query, key = normal(2, 4, 4, 8), normal(2, 2, 4, 8, seed=1)
     cos, sin = F.rotary(positions, 8, 10_000.0, torch.float64)
-    twice = [torch.cat([half, half], -1)[None] for half in (cos, sin)]
-    theirs = apply_rotary_pos_emb(query, key, *twice)
+    theirs = apply_rotary_pos_emb(query, key, cos[None], torch.cat([-sin[:, :4], sin[:, 4:]], -1)[None])
     assert_close((F.rotate(query, cos, sin), F.rotate(key, cos, sin)), theirs)
 
 
@@ -165,7 +164,7 @@ MASKS = {
     "none": None,
     "causal": F.causal_mask(torch.arange(5), 5),
     "later queries": F.causal_mask(torch.arange(3, 8), 8),
-    "by row": (torch.rand(2, 1, 1, 5, 7, generator=torch.Generator().manual_seed(3)) < 0.5) | (torch.arange(7) == 0),
+    "by row": (torch.rand(2, 1, 5, 7, generator=torch.Generator().manual_seed(3)) < 0.5) | (torch.arange(7) == 0),
 }
 
 
@@ -177,12 +176,19 @@ def test_attention_is_pytorchs_with_masks_and_grouped_heads(mask, key_heads, fus
     mask = MASKS[mask]
     stored = 5 if mask is None else mask.shape[-1]
     inputs = [normal(2, 6, 5, 4), normal(2, key_heads, stored, 4, seed=1), normal(2, key_heads, stored, 4, seed=2)]
-    theirs_mask = mask[:, 0] if mask is not None and mask.ndim == 5 else mask
     ours = with_gradients(lambda q, k, v: F.causal_attention(q, k, v, mask, fused), inputs)
     theirs = with_gradients(
-        lambda q, k, v: kernels.scaled_dot_product_attention(q, k, v, theirs_mask, enable_gqa=True), inputs
+        lambda q, k, v: kernels.scaled_dot_product_attention(q, k, v, mask, enable_gqa=True), inputs
     )
     assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(("new", "stored"), [(1, 7), (3, 130), (130, 130)])
+def test_the_kernel_for_one_token_and_for_long_rows_is_the_formula(new, stored):
+    query, key, value = normal(2, 4, new, 6), normal(2, 2, stored, 6, seed=1), normal(2, 2, stored, 6, seed=2)
+    mask = F.causal_mask(torch.arange(stored - new, stored), stored)
+    fused, formula = (F.causal_attention(query, key, value, mask, fused) for fused in (True, False))
+    assert_close(fused, formula, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("fused", [False, True])
