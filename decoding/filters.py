@@ -173,7 +173,7 @@ def _until(logits: Tensor, target: float) -> tuple[Tensor, Tensor]:
     cut = torch.searchsorted(reached, targets)  # (..., 1): the band
     inside = band == cut  # (..., V)
     size = inside.sum(-1, keepdim=True)  # (..., 1)
-    best = logits.masked_fill(~inside, OUT).topk(int(size.max()))  # (..., the largest size)
+    best = logits.where(inside, OUT).topk(int(size.max()))  # (..., the largest size)
     mass = (reached - masses).gather(-1, cut) + probabilities.gather(-1, best.indices).cumsum(-1)
     rank = torch.minimum(torch.searchsorted(mass, targets) + 1, size)  # (..., 1): within the band
     return best.values.gather(-1, rank - 1), rank + (band < cut).sum(-1, keepdim=True)

@@ -232,9 +232,9 @@ def check_prompts(model: LanguageModel, prompts: Sequence[Sequence[int]], max_ne
     for row, prompt in enumerate(prompts):
         name = f"prompt of row {row}"
         filters.expect(isinstance(prompt, Sequence) and len(prompt) > 0, name, prompt, "a list of at least one id")
-        for id in prompt:
-            known = isinstance(id, Integral) and id >= 0 and (V is None or id < V)
-            filters.expect(known, f"id in the {name}", id, "a whole number >= 0" + (f" and < {V}" if V else ""))
+        unknown = [id for id in prompt if not (isinstance(id, Integral) and id >= 0 and (V is None or id < V))]
+        expected = "whole numbers >= 0" if V is None else f"whole numbers from 0 to {V - 1}"
+        filters.expect(not unknown, f"id in the {name}", next(iter(unknown), None), expected)
         fits = window is None or len(prompt) < window
         filters.expect(fits, f"length of the {name}", len(prompt), f"less than the window of {window}")
     return [max_new_tokens if window is None else min(max_new_tokens, window - len(prompt)) for prompt in prompts]

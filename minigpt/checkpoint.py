@@ -8,23 +8,26 @@ somebody else made runs none of their code.
 import json
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from . import pretrained
+from . import gguf, pretrained
 from .loop import TrainState
 from .model import GPT
 from .tokenizer import END, Tokenizer
+from .tokenizer_json import from_json, to_json
 
 
 def save(directory: Path | str, model: GPT, tokenizer: Tokenizer | None) -> None:
     """Write model.safetensors, tokenizer.json, generation_config.json and, last, config.json into the directory.
 
-    `transformers` opens it with AutoModelForCausalLM and AutoTokenizer when the architecture is Llama's.
+    `transformers` opens it with AutoModelForCausalLM and AutoTokenizer when the architecture is Llama's or GPT-2's.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -32,39 +35,77 @@ def save(directory: Path | str, model: GPT, tokenizer: Tokenizer | None) -> None
     config = pretrained.config_to_disk(model.config, dtype)
     _write_tensors(directory / "model.safetensors", pretrained.weights_to_disk(model.state_dict(), model.config))
     if tokenizer is not None:
-        end = tokenizer.special[END]
-        ends = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": end}
-        classes = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END, "bos_token": END, "pad_token": END}
-        _write(directory / "tokenizer.json", tokenizer.to_json())
-        _write(directory / "tokenizer_config.json", _json({**classes, "clean_up_tokenization_spaces": False}))
+        start, end = tokenizer.start[0] if tokenizer.start else tokenizer.end_id, tokenizer.end_id
+        ends = {"bos_token_id": start, "eos_token_id": end, "pad_token_id": end}
+        names = {key.removesuffix("_id"): tokenizer.token_bytes(id).decode() for key, id in ends.items()}
+        names |= {"chat_template": tokenizer.chat_template} if tokenizer.chat_template else {}
+        kind = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+        _write(directory / "tokenizer.json", to_json(tokenizer))
+        _write(directory / "tokenizer_config.json", _json(kind | names))
         _write(directory / "generation_config.json", _json({**ends, "max_length": model.context_length}))
         config |= ends
     _write(directory / "config.json", _json(config))
 
 
-def load(directory: Path | str) -> tuple[GPT, Tokenizer | None]:
-    """Open a model directory: the model in evaluation mode, and its tokenizer or None when it has none.
+def load(path: Path | str, dtype: torch.dtype | None = None) -> tuple[GPT, Tokenizer | None]:
+    """Open a model directory or a GGUF file: the model in evaluation mode, and its tokenizer or None when it has none.
 
-    FileNotFoundError when a file is missing, ValueError when one can't be read or doesn't fit; each names the file.
+    A directory holds Hugging Face's files of a model of the Llama or the GPT-2 family, in one part or several. dtype:
+    what the weights become; None keeps what is stored, but half precision becomes fp32. FileNotFoundError when a file
+    is missing, ValueError when one can't be read, doesn't fit, or is of an architecture that we don't have; each names
+    the file.
     """
-    directory = Path(directory)
-    for name in ("config.json", "model.safetensors"):
-        if not (directory / name).exists():
-            raise FileNotFoundError(f"{directory}: no model here, {name} is missing")
-    content, stored = _read_json(directory / "config.json"), _read_tensors(directory / "model.safetensors")
-    tokenizer = directory / "tokenizer.json"
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such model")
     try:
-        config = pretrained.config_from_disk(content)
-        with torch.device("meta"):  # shapes without memory: the weights come from the file
+        if path.is_file():
+            kind, (config, stored, tokenizer) = "gguf", gguf.read(path)
+        else:
+            kind, (config, stored, tokenizer) = None, _read_directory(path)
+        with torch.device("meta"), NoDraws():  # shapes without memory: the weights come from the file
             model = GPT(config)
-        weights = pretrained.weights_from_disk(stored, model.state_dict(), config)
-        tok = Tokenizer.from_json(tokenizer.read_text(encoding="utf-8")) if tokenizer.exists() else None
+        weights = pretrained.weights_from_disk(stored, model.state_dict(), config, kind, dtype)
+        model.load_state_dict(weights, assign=True)
     except (TypeError, ValueError) as problem:
-        raise ValueError(f"{directory}: {problem}") from problem
-    model.load_state_dict(weights, assign=True)
+        raise ValueError(f"{path}: {problem}") from problem
     if config.tie_embeddings:
         model.head.weight = model.token_embedding.weight
-    return model.eval(), tok
+    return model.eval(), tokenizer
+
+
+class NoDraws(TorchFunctionMode):
+    """Within it weights are not drawn: on the meta device a draw changes nothing, and the first one costs a second."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is nn.init.normal_:
+            return kwargs["tensor"]
+        return function(*args, **kwargs or {})
+
+
+def _read_directory(directory: Path) -> tuple:
+    """A Hugging Face directory: the config, by name a function that reads the tensor, and the tokenizer or None."""
+    index, whole = directory / "model.safetensors.index.json", directory / "model.safetensors"
+    for file in (directory / "config.json", whole):
+        if not (file.exists() or (file == whole and index.exists())):
+            raise FileNotFoundError(f"{directory}: no model here, {file.name} is missing")
+    content = _read_json(directory / "config.json")
+    config = pretrained.config_from_disk(content)
+    parts = {whole} if whole.exists() else {directory / name for name in _read_json(index)["weight_map"].values()}
+    stored = {name: partial(_read_tensor, part, name) for part in sorted(parts) for name in _tensor_names(part)}
+    if not (directory / "tokenizer.json").exists():
+        return config, stored, None
+    named = directory / "tokenizer_config.json"
+    named = _read_json(named) if named.exists() else {}
+    template = directory / "chat_template.jinja"
+    template = template.read_text(encoding="utf-8") if template.exists() else named.get("chat_template")
+    end = named.get("eos_token") or END
+    tokenizer = from_json(
+        (directory / "tokenizer.json").read_text(encoding="utf-8"),
+        end=end if isinstance(end, str) else end["content"],
+        chat_template=template if isinstance(template, str) else None,
+    )
+    return config, stored, tokenizer
 
 
 def save_checkpoint(run: Path | str, model: nn.Module, state: TrainState, keep: int = 2) -> Path:
@@ -136,9 +177,27 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path}: damaged or cut short ({problem})") from problem
 
 
+def _tensor_names(path: Path) -> list[str]:
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: this part of the model is missing")
+    try:
+        with safe_open(path, "pt") as file:
+            return list(file.keys())
+    except SafetensorError as problem:
+        raise ValueError(f"{path}: damaged or cut short ({problem})") from problem
+
+
+def _read_tensor(path: Path, name: str) -> Tensor:
+    with safe_open(path, "pt") as file:  # opened for each tensor, so that memory lets go of what has been read
+        return file.get_tensor(name)
+
+
 def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-    _replace(path, lambda aside: save_file(contiguous, aside, metadata={"format": "pt"}))
+    try:
+        _replace(path, lambda aside: save_file(contiguous, aside, metadata={"format": "pt"}))
+    except SafetensorError as problem:
+        raise OSError(f"{path}: can't be written ({problem})") from problem
 
 
 def _write(path: Path, text: str) -> None:

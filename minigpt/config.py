@@ -58,17 +58,31 @@ class GPTConfig:
         return cls(**preset | changes)
 
     @classmethod
-    def gpt2(cls, **changes) -> "GPTConfig":
-        """GPT-2 with 124 M parameters (Radford et al. 2019)."""
-        preset = dict(vocab_size=50257, context_length=1024, n_layers=12, n_heads=12, d_model=768)
+    def gpt2(cls, size: str = "124M", **changes) -> "GPTConfig":
+        """GPT-2 with 124M, 355M, 774M or 1558M parameters (Radford et al. 2019, table 2)."""
+        shapes = {"124M": (12, 12, 768), "355M": (24, 16, 1024), "774M": (36, 20, 1280), "1558M": (48, 25, 1600)}
+        _check(size in shapes, "size", size, " or ".join(shapes))
+        n_layers, n_heads, d_model = shapes[size]
+        preset = dict(vocab_size=50257, context_length=1024, n_layers=n_layers, n_heads=n_heads, d_model=d_model)
         switches = dict(norm="layernorm", position="learned", mlp="gelu", bias=True)
         return cls(**preset | switches | changes)
 
     @classmethod
-    def llama(cls, **changes) -> "GPTConfig":
-        """Llama 3 with 8 B parameters (Grattafiori et al. 2024, arXiv:2407.21783, table 3)."""
-        preset = dict(vocab_size=128256, context_length=8192, n_layers=32, n_heads=32, n_kv_heads=8, d_model=4096)
-        return cls(**preset | dict(d_ff=14336, tie_embeddings=False, rope_theta=500_000.0) | changes)
+    def llama(cls, size: str = "8B", **changes) -> "GPTConfig":
+        """Llama 3 with 8B, 70B or 405B parameters, or SmolLM2 with 135M.
+
+        Grattafiori et al. 2024, arXiv:2407.21783, table 3; Allal et al. 2025, arXiv:2502.02737.
+        """
+        shapes = {
+            "135M": dict(n_layers=30, n_heads=9, n_kv_heads=3, d_model=576, d_ff=1536),
+            "8B": dict(n_layers=32, n_heads=32, n_kv_heads=8, d_model=4096, d_ff=14336),
+            "70B": dict(n_layers=80, n_heads=64, n_kv_heads=8, d_model=8192, d_ff=28672),
+            "405B": dict(n_layers=126, n_heads=128, n_kv_heads=8, d_model=16384, d_ff=53248),
+        }
+        _check(size in shapes, "size", size, " or ".join(shapes))
+        rest = dict(vocab_size=128256, tie_embeddings=False, rope_theta=500_000.0)
+        smollm2 = dict(vocab_size=49152, tie_embeddings=True, rope_theta=100_000.0)
+        return cls(**shapes[size] | dict(context_length=8192) | (smollm2 if size == "135M" else rest) | changes)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,11 @@
 """Names and shapes on disk <-> ours: what makes a run directory a Hugging Face model directory.
 
 A model of Llama's or GPT-2's architecture is written in that family's names, which `transformers` opens; any other mix
-of switches is written in our own, for us alone.
+of switches is written in our own, for us alone. A GGUF file is a third way to write a Llama; we only read it.
 """
 
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import NamedTuple
 
@@ -13,79 +14,74 @@ from torch import Tensor
 
 from .config import GPTConfig
 
+# Ours: what Llama's files call it, GPT-2's, and a GGUF file of a Llama. Keys of the config:
+KEYS = {
+    "vocab_size": ("vocab_size", "vocab_size", "vocab_size"),
+    "context_length": ("max_position_embeddings", "n_positions", "context_length"),
+    "n_layers": ("num_hidden_layers", "n_layer", "block_count"),
+    "n_heads": ("num_attention_heads", "n_head", "attention.head_count"),
+    "n_kv_heads": ("num_key_value_heads", None, "attention.head_count_kv"),
+    "d_model": ("hidden_size", "n_embd", "embedding_length"),
+    "d_ff": ("intermediate_size", "n_inner", "feed_forward_length"),
+    "norm_eps": ("rms_norm_eps", "layer_norm_epsilon", "attention.layer_norm_rms_epsilon"),
+    "rope_theta": ("rope_theta", None, "rope.freq_base"),
+    "tie_embeddings": ("tie_word_embeddings", "tie_word_embeddings", None),
+    "bias": ("attention_bias", None, None),
+    "dropout": ("attention_dropout", "resid_pdrop", None),
+}
+# Modules; {} is the layer's number. GPT-2 has query, key and value in one matrix.
+NAMES = {
+    "token_embedding": ("model.embed_tokens", "transformer.wte", "token_embd"),
+    "position_embedding": (None, "transformer.wpe", None),
+    "blocks.{}.attention_norm": ("model.layers.{}.input_layernorm", "transformer.h.{}.ln_1", "blk.{}.attn_norm"),
+    "blocks.{}.attention.query": ("model.layers.{}.self_attn.q_proj", "transformer.h.{}.attn.c_attn", "blk.{}.attn_q"),
+    "blocks.{}.attention.key": ("model.layers.{}.self_attn.k_proj", "transformer.h.{}.attn.c_attn", "blk.{}.attn_k"),
+    "blocks.{}.attention.value": ("model.layers.{}.self_attn.v_proj", "transformer.h.{}.attn.c_attn", "blk.{}.attn_v"),
+    "blocks.{}.attention.output": (
+        "model.layers.{}.self_attn.o_proj", "transformer.h.{}.attn.c_proj", "blk.{}.attn_output"
+    ),
+    "blocks.{}.mlp_norm": ("model.layers.{}.post_attention_layernorm", "transformer.h.{}.ln_2", "blk.{}.ffn_norm"),
+    "blocks.{}.mlp.gate": ("model.layers.{}.mlp.gate_proj", None, "blk.{}.ffn_gate"),
+    "blocks.{}.mlp.up": ("model.layers.{}.mlp.up_proj", "transformer.h.{}.mlp.c_fc", "blk.{}.ffn_up"),
+    "blocks.{}.mlp.down": ("model.layers.{}.mlp.down_proj", "transformer.h.{}.mlp.c_proj", "blk.{}.ffn_down"),
+    "final_norm": ("model.norm", "transformer.ln_f", "output_norm"),
+    "head": ("lm_head", "lm_head", "output"),
+}  # fmt: skip
+
 
 class Family(NamedTuple):
-    """How one family of models is written: what all of them share, their config's keys, their tensors' names."""
+    """How one family of models is written: its place in the tables, and what all of its models share."""
 
+    column: int
     switches: dict[str, object]  # our switches that make the family
-    fixed: dict[str, object]  # keys of config.json with the only value that we have
-    keys: dict[str, str]  # our config -> config.json
-    names: dict[str, str]  # our modules -> theirs; {} is the layer's number
+    fixed: dict[str, object]  # keys of config.json that we write, with the only value that we have
+
+    def keys(self) -> dict[str, str]:
+        """Our config's names -> the keys on disk."""
+        return {ours: theirs[self.column] for ours, theirs in KEYS.items() if theirs[self.column]}
 
 
-LLAMA = Family(
-    switches={"norm": "rmsnorm", "position": "rope", "mlp": "swiglu"},
-    fixed={"architectures": ["LlamaForCausalLM"], "hidden_act": "silu"},
-    keys={
-        "vocab_size": "vocab_size",
-        "context_length": "max_position_embeddings",
-        "n_layers": "num_hidden_layers",
-        "n_heads": "num_attention_heads",
-        "n_kv_heads": "num_key_value_heads",
-        "d_model": "hidden_size",
-        "d_ff": "intermediate_size",
-        "norm_eps": "rms_norm_eps",
-        "rope_theta": "rope_theta",
-        "tie_embeddings": "tie_word_embeddings",
-        "bias": "attention_bias",
-        "dropout": "attention_dropout",
-    },
-    names={
-        "token_embedding": "model.embed_tokens",
-        "blocks.{}.attention_norm": "model.layers.{}.input_layernorm",
-        "blocks.{}.attention.query": "model.layers.{}.self_attn.q_proj",
-        "blocks.{}.attention.key": "model.layers.{}.self_attn.k_proj",
-        "blocks.{}.attention.value": "model.layers.{}.self_attn.v_proj",
-        "blocks.{}.attention.output": "model.layers.{}.self_attn.o_proj",
-        "blocks.{}.mlp_norm": "model.layers.{}.post_attention_layernorm",
-        "blocks.{}.mlp.gate": "model.layers.{}.mlp.gate_proj",
-        "blocks.{}.mlp.up": "model.layers.{}.mlp.up_proj",
-        "blocks.{}.mlp.down": "model.layers.{}.mlp.down_proj",
-        "final_norm": "model.norm",
-        "head": "lm_head",
-    },
-)
+ROTARY = {"norm": "rmsnorm", "position": "rope", "mlp": "swiglu"}
+LLAMA = Family(0, ROTARY, {"architectures": ["LlamaForCausalLM"], "hidden_act": "silu"})
 GPT2 = Family(
-    switches={"norm": "layernorm", "position": "learned", "mlp": "gelu", "bias": True},
-    fixed={"architectures": ["GPT2LMHeadModel"], "activation_function": "gelu_new"},
-    keys={
-        "vocab_size": "vocab_size",
-        "context_length": "n_positions",
-        "n_layers": "n_layer",
-        "n_heads": "n_head",
-        "d_model": "n_embd",
-        "d_ff": "n_inner",
-        "norm_eps": "layer_norm_epsilon",
-        "tie_embeddings": "tie_word_embeddings",
-        "dropout": "resid_pdrop",
-    },
-    names={
-        "token_embedding": "transformer.wte",
-        "position_embedding": "transformer.wpe",
-        "blocks.{}.attention_norm": "transformer.h.{}.ln_1",
-        "blocks.{}.attention.query": "transformer.h.{}.attn.c_attn",  # query, key and value are one matrix there
-        "blocks.{}.attention.key": "transformer.h.{}.attn.c_attn",
-        "blocks.{}.attention.value": "transformer.h.{}.attn.c_attn",
-        "blocks.{}.attention.output": "transformer.h.{}.attn.c_proj",
-        "blocks.{}.mlp_norm": "transformer.h.{}.ln_2",
-        "blocks.{}.mlp.up": "transformer.h.{}.mlp.c_fc",
-        "blocks.{}.mlp.down": "transformer.h.{}.mlp.c_proj",
-        "final_norm": "transformer.ln_f",
-        "head": "lm_head",
-    },
+    1,
+    {"norm": "layernorm", "position": "learned", "mlp": "gelu", "bias": True},
+    {"architectures": ["GPT2LMHeadModel"], "activation_function": "gelu_new"},
 )
+GGUF = Family(2, ROTARY, {})
 FAMILIES = {"llama": LLAMA, "gpt2": GPT2}
 DEFAULTS = {"llama": {"attention_bias": False, "attention_dropout": 0.0}, "gpt2": {"n_inner": None}}
+# What changes the computation in a way that we don't have; left out or None means: as usual.
+USUAL = {
+    "hidden_act": "silu",
+    "activation_function": "gelu_new",
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "add_cross_attention": False,
+    "quantization_config": None,
+}
+# Buffers that older files hold beside the weights: the causal mask, the rotary frequencies.
+NO_WEIGHTS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
 THIRDS = ("query", "key", "value")
 
 
@@ -108,7 +104,7 @@ def config_to_disk(config: GPTConfig, dtype: str) -> dict:
     if kind == "minigpt":
         return {"model_type": kind, "dtype": dtype, **asdict(config)}
     content = {"model_type": kind, "dtype": dtype, **FAMILIES[kind].fixed}
-    content |= {theirs: getattr(config, ours) for ours, theirs in FAMILIES[kind].keys.items()}
+    content |= {theirs: getattr(config, ours) for ours, theirs in FAMILIES[kind].keys().items()}
     if kind == "llama":
         return content | {"mlp_bias": config.bias, "head_dim": config.d_head}
     return content | {"attn_pdrop": 0.0, "embd_pdrop": config.dropout}
@@ -130,14 +126,14 @@ def config_from_disk(content: dict) -> GPTConfig:
             _refuse("mlp_bias", content.get("mlp_bias", False), content["attention_bias"])
             content.setdefault("num_key_value_heads", content["num_attention_heads"])
         config = GPTConfig(
-            **FAMILIES[kind].switches | {ours: content[theirs] for ours, theirs in FAMILIES[kind].keys.items()}
+            **FAMILIES[kind].switches | {ours: content[theirs] for ours, theirs in FAMILIES[kind].keys().items()}
         )
         _refuse("head_dim", content.get("head_dim") or config.d_head, config.d_head)
     except KeyError as missing:
         raise ValueError(f"config.json of a {kind} model: the key {missing} is missing") from missing
-    for key in ("hidden_act", "activation_function"):
-        if key in FAMILIES[kind].fixed:
-            _refuse(key, content.get(key, FAMILIES[kind].fixed[key]), FAMILIES[kind].fixed[key])
+    for key, usual in USUAL.items():
+        if content.get(key) is not None:
+            _refuse(key, content[key], usual)
     return config
 
 
@@ -146,61 +142,78 @@ def _refuse(key: str, value: object, have: object) -> None:
         raise ValueError(f"config.json: {key} is {value!r}, and what we have is {have!r}")
 
 
-def name_on_disk(name: str, config: GPTConfig) -> str:
-    """The name in model.safetensors of one of our parameters.
+def name_on_disk(name: str, kind: str) -> str:
+    """The name in a model file of one of our parameters.
 
-    >>> name_on_disk("blocks.2.mlp.up.weight", GPTConfig.toy())
+    >>> name_on_disk("blocks.2.mlp.up.weight", "llama")
     'model.layers.2.mlp.up_proj.weight'
     """
-    kind = family_of(config)
     if kind == "minigpt":
         return name
     module, _, parameter = name.rpartition(".")
     layer = re.search(r"\d+", module)
-    pattern = FAMILIES[kind].names[re.sub(r"\d+", "{}", module)]
+    pattern = NAMES[re.sub(r"\d+", "{}", module)][(FAMILIES | {"gguf": GGUF})[kind].column]
     return f"{pattern.format(layer and layer.group())}.{parameter}"
 
 
-def weights_to_disk(weights: dict[str, Tensor], config: GPTConfig) -> dict[str, Tensor]:
+def weights_to_disk(weights: Mapping[str, Tensor], config: GPTConfig, kind: str | None = None) -> dict[str, Tensor]:
     """A state dict as model.safetensors holds it; a tied head is written once, as the embedding."""
-    stored: dict[str, Tensor] = {}
+    kind, stored = kind or family_of(config), {}
     for name, tensor in weights.items():
         if name == "head.weight" and config.tie_embeddings:
             continue
-        if _is_transposed(name, config):
+        if _is_transposed(name, kind):
             tensor = tensor.mT if tensor.ndim == 2 else tensor
-        on_disk = name_on_disk(name, config)
+        on_disk = name_on_disk(name, kind)
         stored[on_disk] = torch.cat([stored[on_disk], tensor], -1) if on_disk in stored else tensor
     return stored
 
 
-def weights_from_disk(stored: dict[str, Tensor], expected: dict[str, Tensor], config: GPTConfig) -> dict[str, Tensor]:
-    """What model.safetensors holds, in our names. ValueError that names a missing or misshapen tensor."""
-    if family_of(config) == "gpt2":  # the published files leave the first part of the names out
-        stored = {name if name.startswith(("transformer.", "lm_head.")) else f"transformer.{name}": tensor
-                  for name, tensor in stored.items()}  # fmt: skip
+def weights_from_disk(
+    stored: Mapping[str, Callable[[], Tensor]],
+    expected: Mapping[str, Tensor],
+    config: GPTConfig,
+    kind: str | None = None,
+    dtype: torch.dtype | None = None,
+) -> dict[str, Tensor]:
+    """What model files hold, in our names: stored reads a tensor by its name there, expected has ours on "meta".
+
+    dtype: None keeps what is stored, but half precision becomes fp32. The tensors are read and copied one by one, so
+    that memory never holds much more than the result. ValueError that names a tensor which is missing, misshapen, or
+    nothing that this architecture has.
+    """
+    kind = kind or family_of(config)
+    if kind == "gpt2":  # the published files leave the first part of the names out
+        stored = {name if name.startswith(("transformer.", "lm_head.")) else f"transformer.{name}": read
+                  for name, read in stored.items()}  # fmt: skip
+    wanted = weights_to_disk(expected, config, kind)  # what we would write is what we look for
+    for name in wanted:
+        _expect(name in stored, name, "is missing")
+    for name in stored.keys() - wanted.keys():
+        tied = config.tie_embeddings and name == name_on_disk("head.weight", kind)
+        _expect(tied or name.endswith(NO_WEIGHTS), name, f"has no place in the architecture {kind}")
     found = {}
     for name, like in expected.items():
-        source = "token_embedding.weight" if name == "head.weight" and config.tie_embeddings else name
-        on_disk, shape = name_on_disk(source, config), list(like.shape)
-        if on_disk not in stored:
-            raise ValueError(f"model.safetensors: the tensor {on_disk} is missing")
-        tensor = stored[on_disk]
-        if _is_transposed(source, config):
-            shape = shape[::-1]
-            third = next((i for i, part in enumerate(THIRDS) if f"attention.{part}." in source), None)
-            if third is not None:
-                shape[-1] *= 3
-        if list(tensor.shape) != shape:
-            shapes = f"{tuple(tensor.shape)}, and config.json asks for {tuple(shape)}"
-            raise ValueError(f"model.safetensors: the tensor {on_disk} has shape {shapes}")
-        if _is_transposed(source, config):
-            tensor = tensor if third is None else tensor.chunk(3, -1)[third]
-            tensor = (tensor.mT if tensor.ndim == 2 else tensor).contiguous()
-        found[name] = tensor
+        if name == "head.weight" and config.tie_embeddings:
+            found[name] = found["token_embedding.weight"]
+            continue
+        on_disk = name_on_disk(name, kind)
+        tensor, shape = stored[on_disk](), tuple(wanted[on_disk].shape)
+        _expect(tensor.shape == shape, on_disk, f"has shape {tuple(tensor.shape)}, and the config asks for {shape}")
+        if _is_transposed(name, kind):
+            part = next((i for i, third in enumerate(THIRDS) if f"attention.{third}." in name), None)
+            tensor = tensor if part is None else tensor.chunk(3, -1)[part]
+            tensor = tensor.mT if tensor.ndim == 2 else tensor
+        wide = dtype or torch.promote_types(tensor.dtype, torch.float32)
+        found[name] = torch.empty(like.shape, dtype=wide).copy_(tensor)
     return found
 
 
-def _is_transposed(name: str, config: GPTConfig) -> bool:
+def _expect(right: bool, name: str, problem: str) -> None:
+    if not right:
+        raise ValueError(f"the tensor {name} {problem}")
+
+
+def _is_transposed(name: str, kind: str) -> bool:
     """GPT-2 keeps the layers' matrices as (in, out), the transpose of ours."""
-    return family_of(config) == "gpt2" and (".attention." in name or ".mlp." in name)
+    return kind == "gpt2" and (".attention." in name or ".mlp." in name)

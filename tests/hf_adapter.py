@@ -8,7 +8,7 @@ transformers.logging.set_verbosity_error()
 
 
 class HuggingFace:
-    """No cache: each step reads the whole text again, each row alone. Slow, and nothing in it can be off by a position."""
+    """No cache: each step reads the whole text again, each row alone. Slow, but no position in it can be off."""
 
     def __init__(self, model: transformers.PreTrainedModel):
         self.model = model.eval()

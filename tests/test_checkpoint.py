@@ -6,6 +6,7 @@ import os
 import pytest
 import torch
 from conftest import tiny
+from safetensors import SafetensorError
 from torch.testing import assert_close
 
 from minigpt import TrainState, checkpoint, load, load_checkpoint, save, save_checkpoint
@@ -38,7 +39,7 @@ def test_a_loaded_model_gives_the_logits_of_the_saved_one(tmp_path, switches):
 def test_weights_keep_their_precision_on_disk(tmp_path, dtype):
     model = tiny(dtype)
     save(tmp_path, model, None)
-    assert torch.equal(load(tmp_path)[0](IDS), model(IDS))
+    assert torch.equal(load(tmp_path, dtype)[0](IDS), model(IDS))
     assert json.loads((tmp_path / "config.json").read_text())["dtype"] == str(dtype).removeprefix("torch.")
 
 
@@ -225,3 +226,17 @@ def test_a_step_that_is_saved_already_is_never_written_again(tmp_path):
     saved_run(tmp_path, [1])
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "checkpoints").rglob("*")} == before
     assert load_checkpoint(tmp_path, tiny()).step == 1
+
+
+def test_a_full_disk_is_said_by_the_file_s_name_and_leaves_the_old_file(tmp_path, monkeypatch):
+    save(tmp_path, tiny(), None)
+    before = (tmp_path / "model.safetensors").read_bytes()
+
+    def no_room(*_, **__):
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr("minigpt.checkpoint.save_file", no_room)
+    with pytest.raises(OSError, match=r"model\.safetensors: can't be written \(No space left on device\)"):
+        save(tmp_path, tiny(seed=1), None)
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+    assert not list(tmp_path.glob(".*partial"))

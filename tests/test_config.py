@@ -3,10 +3,13 @@
 import dataclasses
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minigpt import GPTConfig, TrainConfig
+from minigpt import GPT, GPTConfig, TrainConfig, functional
+from minigpt.model import Shared
+from scripts import sizes
 
 SHAPE = dict(vocab_size=100, context_length=16, n_layers=2, n_heads=4, d_model=32)
 
@@ -69,6 +72,50 @@ def test_presets_take_changes_and_stay_as_they_are(preset):
     assert (config.vocab_size, config.dropout) == (77, 0.25)
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.vocab_size = 78
+
+
+@pytest.mark.claim("P6")
+@pytest.mark.parametrize("name, published", sizes.PUBLISHED.items())
+def test_public_models_have_their_published_number_of_parameters(name, published):
+    assert sizes.parameters(sizes.config_of(name)) == published  # on the meta device: 405 B take no memory
+
+
+@pytest.mark.parametrize("preset, size", [(GPTConfig.gpt2, "8B"), (GPTConfig.llama, "124M"), (GPTConfig.llama, "")])
+def test_a_size_that_nobody_published_is_refused_with_those_that_are(preset, size):
+    with pytest.raises(ValueError, match=f"^size='{size}': must be .* or "):
+        preset(size)
+
+
+@pytest.mark.claim("P4")
+def test_training_405b_takes_more_than_any_gpu_has():
+    needed = sizes.training("Llama 3 405B")
+    assert needed["weights"] > 10 * sizes.GPU_BYTES
+    state = sum(needed[what] for what in ("weights", "gradients", "optimizer state"))
+    assert state == 18 * 405_853_388_800  # 2 + 4 + 12 bytes a parameter
+    assert needed["activations of a batch"] > 100 * state
+    assert needed["FLOPs in all"] == pytest.approx(3.8e25, rel=0.01)  # as its report says, arXiv:2407.21783
+
+
+@pytest.mark.claim("P4")
+@pytest.mark.parametrize("mlp", ["swiglu", "gelu"])
+def test_activations_on_paper_are_those_that_autograd_keeps(mlp):
+    """Beside them it keeps little: a norm's two figures a token, attention's probabilities of a short text."""
+    config = GPTConfig(**SHAPE | dict(mlp=mlp, n_kv_heads=2, d_ff=96, norm="layernorm", position="learned", bias=True))
+    saved = {}
+    model = GPT(config)
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+
+    def keep(tensor):
+        if tensor.untyped_storage().data_ptr() not in weights:
+            saved[tensor.untyped_storage().data_ptr()] = (tensor, tensor.untyped_storage().nbytes() // 4)
+        return tensor
+
+    x = model.token_embedding(torch.arange(4)[None]).detach().requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        for block in model.blocks:
+            x = block(x, Shared(None, functional.causal_mask(torch.arange(4), 4), None, 0.0))
+    per_token = sum(numbers for _, numbers in saved.values()) / 4
+    assert 2 * per_token == pytest.approx(sizes.activation_bytes(config), rel=0.15)
 
 
 def test_the_llama_preset_is_llama_3_8b():

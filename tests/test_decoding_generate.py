@@ -302,7 +302,7 @@ def test_the_named_row_is_the_prompts_own_number_after_others_have_left():
         ([], "row 1 .*at least one"),
         ([0] * 6, "row 1 .*6.*window of 6"),
         ([0] * 7, "row 1 .*7.*window of 6"),
-        ([0, 5], "id .*row 1 .*5.* 5"),
+        ([0, 5], "id .*row 1 .*5.*0 to 4"),
         ([-1], "id .*row 1 .*-1"),
         ([0.5], "id .*row 1 .*0.5"),
         (3, "row 1 .*3.*list"),

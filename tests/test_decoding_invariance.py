@@ -103,7 +103,7 @@ def test_lower_precisions_run(dtype):
 
 
 def test_generating_leaves_no_trace(model):
-    """Neither gradients nor the global random state nor the mode: generating in the middle of training changes nothing."""
+    """Gradients, the global random state and the mode stay as they were: one may generate in the middle of training."""
     state = torch.get_rng_state()
     model.train()
     generate(model, PROMPTS, max_new_tokens=3)

@@ -1,4 +1,4 @@
-"""Against `transformers`, on the same random weights: one filter at a time, then greedy and beam search token for token.
+"""Against `transformers` on the same random weights: one filter at a time, then greedy and beam search token for token.
 
 Where the two differ on purpose (order of the filters, equals, rounding at the edge), the inputs stay clear of it.
 """

@@ -140,7 +140,7 @@ def test_a_tensor_that_is_missing_or_misshapen_is_refused_by_its_name_on_disk(tm
     save_file(tensors, tmp_path / "model.safetensors")
     with pytest.raises(ValueError) as error:
         load(tmp_path)
-    assert str(error.value).startswith(f"{tmp_path}: model.safetensors: the tensor {name} has shape (3, 5)")
+    assert str(error.value).startswith(f"{tmp_path}: the tensor {name} has shape (3, 5)")
     assert str(shape) in str(error.value)
     del tensors[name]
     save_file(tensors, tmp_path / "model.safetensors")

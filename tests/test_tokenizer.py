@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from minigpt import Tokenizer
 from minigpt.tokenizer import END, SPECIAL_TOKENS, SPLIT
+from minigpt.tokenizer_json import from_json, to_json
 
 # Characters that Python knows: those newer than that are split differently by libraries of different age.
 characters = st.characters(exclude_categories=["Cs", "Cn"])
@@ -153,7 +154,7 @@ def test_the_smallest_vocabulary_is_the_bytes_and_the_special_tokens():
 @given(st.lists(few_letters, max_size=4), st.integers(0, 12))
 def test_a_tokenizer_comes_back_equal_from_its_json(corpus, merges):
     tok = Tokenizer.train(corpus, 259 + merges)
-    back = Tokenizer.from_json(tok.to_json())
+    back = from_json(to_json(tok))
     assert (back.tokens, back.special) == (tok.tokens, tok.special)
 
 
@@ -162,7 +163,7 @@ def test_a_tokenizer_comes_back_equal_from_its_json(corpus, merges):
 def test_hugging_faces_tokenizers_agrees_on_the_ids(tok, text):
     for name in SPECIAL_TOKENS:  # that library turns them into special ids; ours never does
         text = text.replace(name, "")
-    theirs = tokenizers.Tokenizer.from_str(tok.to_json())
+    theirs = tokenizers.Tokenizer.from_str(to_json(tok))
     assert theirs.encode(text, add_special_tokens=False).ids == tok.encode(text)
     assert theirs.decode(tok.encode(text)) == text
 
@@ -172,12 +173,12 @@ def test_hugging_faces_tokenizers_agrees_on_the_ids(tok, text):
 @example(["ababab", "bababa", "aab"], "abaababaabab", 12)
 def test_hugging_faces_tokenizers_agrees_on_repeated_letters(corpus, text, merges):
     tok = Tokenizer.train(corpus, 259 + merges)
-    theirs = tokenizers.Tokenizer.from_str(tok.to_json())
+    theirs = tokenizers.Tokenizer.from_str(to_json(tok))
     assert theirs.encode(text, add_special_tokens=False).ids == tok.encode(text)
 
 
 def broken(change) -> str:
-    content = json.loads(Tokenizer.train(["abab"], 261).to_json())
+    content = json.loads(to_json(Tokenizer.train(["abab"], 261)))
     change(content)
     return json.dumps(content)
 
@@ -204,16 +205,40 @@ def broken(change) -> str:
 )
 def test_a_broken_tokenizer_json_is_refused(content):
     with pytest.raises(ValueError, match=r"tokenizer\.json"):
-        Tokenizer.from_json(content)
+        from_json(content)
 
 
 def test_gpt2s_vocabulary_gives_gpt2s_ids():
     try:
         tok = Tokenizer.gpt2()
-    except OSError:
-        pytest.skip("GPT-2's vocabulary is not on this machine and can't be downloaded")
+    except OSError as problem:
+        assert "MINIGPT_GPT2_RANKS" in str(problem)
+        pytest.skip(str(problem))
     assert tok.encode("I enjoy walking with my cute dog") == [40, 2883, 6155, 351, 616, 13779, 3290]
     assert (tok.vocab_size, tok.special) == (50257, {END: 50256})
+
+
+def test_another_file_in_place_of_gpt2s_ranks_is_refused(tmp_path, monkeypatch):
+    ranks = tmp_path / "gpt2.tiktoken"
+    monkeypatch.setenv("MINIGPT_GPT2_RANKS", str(ranks))
+    with pytest.raises(FileNotFoundError, match=str(ranks)):
+        Tokenizer.gpt2()
+    ranks.write_bytes(b"IQ== 0\nIg== 1\n")
+    with pytest.raises(ValueError, match=f"^{ranks}: .*SHA-256 is .*, must be 306cd27f"):
+        Tokenizer.gpt2()
+
+
+def test_without_a_network_gpt2s_vocabulary_says_how_to_bring_it(monkeypatch):
+    monkeypatch.delenv("MINIGPT_GPT2_RANKS", raising=False)
+    monkeypatch.setattr("tiktoken.get_encoding", mock.Mock(side_effect=ConnectionError("no route")))
+    with pytest.raises(OSError, match="MINIGPT_GPT2_RANKS=") as error:
+        Tokenizer.gpt2()
+    assert isinstance(error.value.__cause__, ConnectionError)
+
+
+def test_a_tokenizer_without_an_end_token_says_so():
+    with pytest.raises(ValueError, match=r"end='<\|endoftext\|>': must be one of the special tokens <\|x\|>"):
+        _ = Tokenizer([b"a"], ["<|x|>"]).end_id
 
 
 def test_every_character_that_python_knows_is_split_alike_by_both_libraries(tok):
