@@ -144,7 +144,8 @@ class GPT(nn.Module):
 
     def __init__(self, config: GPTConfig):
         super().__init__()
-        self.config, self.context_length = config, config.context_length
+        self.config = config
+        self.context_length, self.vocab_size = config.context_length, config.vocab_size
         C, V = config.d_model, config.vocab_size
         self.token_embedding = nn.Embedding(V, C)
         self.position_embedding = nn.Embedding(config.context_length, C) if config.position == "learned" else None

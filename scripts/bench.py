@@ -48,12 +48,12 @@ def decoding_rows(config, name: str, cases: list[str], bandwidth: float, pairs: 
     from transformers import AutoModelForCausalLM
 
     from decoding import beam_search, generate
-    from minigpt import GPT, save
+    from minigpt import GPT, load, save
 
     torch.manual_seed(0)
-    model = GPT(config).eval()
     with tempfile.TemporaryDirectory() as directory:
-        save(directory, model, None)
+        save(directory, GPT(config), None)
+        model, _ = load(directory)
         theirs = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
     theirs.generation_config.eos_token_id = None
     rows, limit = [], bandwidth / sum(p.nbytes for p in model.parameters())
