@@ -22,6 +22,7 @@ def in_turns(ours: Callable[[], object], peer: Callable[[], object], amount: int
     seconds = {ours: [], peer: []}
     for _ in range(pairs):
         for work in (ours, peer):
+            time.sleep(0.2)  # until the other side's threads have stopped waiting for work
             started = time.perf_counter()
             work()
             seconds[work].append(time.perf_counter() - started)
@@ -78,6 +79,30 @@ def decoding_rows(config, name: str, cases: list[str], bandwidth: float, pairs: 
     return rows
 
 
+def twin_rows(pairs: int) -> list[dict]:
+    """Tokens a second of the NumPy twin beside PyTorch, on one model: training steps in fp32, and greedy decoding."""
+    import torch
+
+    from decoding import generate
+    from minigpt import GPT, Batch, GPTConfig, TrainConfig, numpy_gpt, train
+
+    torch.manual_seed(0)
+    model = GPT(GPTConfig.toy())
+    twin, steps = numpy_gpt.NumpyGPT.from_torch(model), 5
+    ids = torch.randint(model.vocab_size, (32, 57))
+    batches, config = (lambda step: Batch(ids[:, :-1], ids[:, 1:])), TrainConfig(steps=steps)
+    rows = [in_turns(
+        lambda: list(numpy_gpt.train(twin, batches, config)), lambda: list(train(model, batches, config)),
+        steps * ids[:, 1:].numel(), pairs,
+    )]  # fmt: skip
+    for batch in (1, 8):
+        prompts, knobs = ids[:batch, :16].tolist(), {"max_new_tokens": NEW_TOKENS, "temperature": 0}
+        ours, peer = (lambda m=m, p=prompts, k=knobs: generate(m, p, **k) for m in (twin, model))
+        rows.append(in_turns(ours, peer, batch * NEW_TOKENS, pairs))
+    names = ["training step, 32 x 56 tokens", "greedy, batch 1", "greedy, batch 8"]
+    return [{"what": f"NumPy twin, {name}", "peer_name": "PyTorch", **row} for name, row in zip(names, rows)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts.bench", description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="(default: %(default)s)")
@@ -107,10 +132,15 @@ def main() -> None:
         ["decoding, tokens/s", "ours", "transformers", "ratio", "share of the limit"],
         [[r["what"], f"{r['ours']:,.0f}", f"{r['peer']:,.0f}", r["ratio"], r["share_of_limit"]] for r in rows],
     )
-    print("  the limit: every token reads all weights once")
+    print("  the limit: every token reads all weights once\n")
+    twins = twin_rows(args.pairs)
+    table(
+        ["4 layers x 128, tokens/s", "NumPy", "PyTorch", "ratio"],
+        [[r["what"], f"{r['ours']:,.0f}", f"{r['peer']:,.0f}", r["ratio"]] for r in twins],
+    )
     write_json(args.out / "results.json", {
         "machine": platform.processor() or platform.machine(), "threads": torch.get_num_threads(),
-        "date": time.strftime("%Y-%m-%d"), "read_bandwidth": bandwidth, "rows": rows,
+        "date": time.strftime("%Y-%m-%d"), "read_bandwidth": bandwidth, "rows": rows + twins,
     })  # fmt: skip
 
 
