@@ -57,8 +57,11 @@ def main() -> None:
     held_out = examples[-max(1, len(examples) // 10) :] if len(examples) > 1 else examples
     examples = examples[: -len(held_out)] or examples
     rows = encode_examples(tok, held_out, model.context_length)
-    encode_examples(tok, examples, model.context_length, args.loss_on)  # errors come before any work is done
+    training = encode_examples(tok, examples, model.context_length, args.loss_on)  # errors come before any work
     print(f"  {args.base}: {len(examples):,} demonstrations to learn from, {len(held_out):,} held out")
+    if training.truncated:
+        cut = f"{training.truncated:,} are longer than the context of {model.context_length} and lose their end"
+        print(f"  {cut}; {training.dropped:,} of them lose the whole response and are left out")
 
     def look() -> list:
         validation = [collate(rows, list(range(i, min(i + 32, len(rows.ids))))) for i in range(0, len(rows.ids), 32)]
@@ -75,7 +78,9 @@ def main() -> None:
     names = ["loss on held-out responses", "loss on the base model's text"]
     table(["", "before", "after"], [[name, *pair] for name, *pair in zip(names, before, after)])
     for example, old, new in zip(held_out, said_before, said_after):
-        print(f"\n  {example.messages[0].content}\n    before: {old.strip()}\n    after:  {new.strip()}")
+        print(
+            f"\n  {example.messages[0].content}\n    before: {' '.join(old.split())}\n    after:  {' '.join(new.split())}"
+        )
     print(f"\n  in {args.out}: the model, log.jsonl, loss.png")
 
 
