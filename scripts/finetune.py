@@ -78,9 +78,9 @@ def main() -> None:
     names = ["loss on held-out responses", "loss on the base model's text"]
     table(["", "before", "after"], [[name, *pair] for name, *pair in zip(names, before, after)])
     for example, old, new in zip(held_out, said_before, said_after):
-        print(
-            f"\n  {example.messages[0].content}\n    before: {' '.join(old.split())}\n    after:  {' '.join(new.split())}"
-        )
+        print()
+        for label, text in (("", example.messages[0].content), ("  before: ", old), ("  after:  ", new)):
+            print(f"  {label}{' '.join(text.split())}")
     print(f"\n  in {args.out}: the model, log.jsonl, loss.png")
 
 
