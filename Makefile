@@ -22,15 +22,15 @@ test: .venv/test.done  ## all tests but the slow ones
 	$(PY) -m pytest -m "not slow"
 
 tokens: .venv/demo.done  ## TEXT="…": how a tokenizer cuts it
-	@$(PY) -m scripts.tokens --text '$(subst ','\'',$(TEXT))' $(if $(MODEL),--model $(MODEL))
+	@$(PY) -m scripts.tokens --text '$(subst ','\'',$(TEXT))' $(if $(MODEL),--model $(MODEL)) $(ARGS)
 
 pretrain: .venv/demo.done  ## DATA='books/*.txt' OUT=runs/books: a base model from your own text
-	$(PY) -m scripts.pretrain --data $(DATA) $(if $(OUT),--out $(OUT)) $(if $(STEPS),--steps $(STEPS)) \
+	$(PY) -m scripts.pretrain $(if $(DATA),--data $(DATA)) $(if $(OUT),--out $(OUT)) $(if $(STEPS),--steps $(STEPS)) \
 	  --seed $(SEED) $(if $(OVERWRITE),--overwrite) $(if $(RESUME),--resume) \
 	  $(if $(BACKEND),--backend $(BACKEND)) $(ARGS)
 
 sft: .venv/demo.done  ## DATA=mine.jsonl BASE=base OUT=runs/mine: fine-tune on your own demonstrations
-	$(PY) -m scripts.finetune --data $(DATA) $(if $(BASE),--base $(BASE)) $(if $(OUT),--out $(OUT)) \
+	$(PY) -m scripts.finetune $(if $(DATA),--data $(DATA)) $(if $(BASE),--base $(BASE)) $(if $(OUT),--out $(OUT)) \
 	  $(if $(STEPS),--steps $(STEPS)) --seed $(SEED) $(if $(OVERWRITE),--overwrite) $(ARGS)
 
 generate: .venv/demo.done  ## PROMPT="…" STRATEGY=top_p P=.9 MODEL=base: continue a prompt
@@ -43,7 +43,7 @@ compare: .venv/demo.done  ## PROMPT="…" MODEL=base: every algorithm on one pro
 	@$(PY) -m scripts.compare --prompt '$(subst ','\'',$(PROMPT))' $(if $(MODEL),--model $(MODEL)) --seed $(SEED) $(ARGS)
 
 ask: .venv/demo.done  ## QUESTION="…" MODEL=base|sft: ask a model
-	@$(PY) -m scripts.ask --question '$(subst ','\'',$(QUESTION))' $(if $(MODEL),--model $(MODEL))
+	@$(PY) -m scripts.ask --question '$(subst ','\'',$(QUESTION))' $(if $(MODEL),--model $(MODEL)) $(ARGS)
 
 chat: .venv/demo.done  ## MODEL=sft: talk to a model
 	@$(PY) -m scripts.chat $(if $(MODEL),--model $(MODEL)) $(ARGS)
@@ -52,10 +52,10 @@ claims: .venv/test.done  ## the lecture's statements: code, test and measured fi
 	@$(PY) -m scripts.claims
 
 twin: .venv/demo.done  ## STEPS=300: train with PyTorch and with NumPy, and lay the loss curves over each other
-	$(PY) -m scripts.twin $(if $(STEPS),--steps $(STEPS)) $(if $(OUT),--out $(OUT)) --seed $(SEED)
+	$(PY) -m scripts.twin $(if $(STEPS),--steps $(STEPS)) $(if $(OUT),--out $(OUT)) --seed $(SEED) $(ARGS)
 
 mutants: .venv/test.done  ## break decoding in many small ways, one by one: do its tests see it?
-	$(PY) -m scripts.mutants
+	$(PY) -m scripts.mutants $(ARGS)
 
 bench: .venv/test.done  ## speeds as ratios to what people use, in one run
 	$(PY) -m scripts.bench $(if $(OUT),--out $(OUT)) $(ARGS)

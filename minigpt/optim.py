@@ -25,7 +25,7 @@ def learning_rate(step: int, config: TrainConfig) -> float:
 def clip_gradients(gradients: list[Tensor], largest: float) -> float:
     """Scale all gradients, in place, so that their joint norm is at most `largest`; return the norm they had.
 
-    Pascanu et al. 2013, arXiv:1211.5063, algorithm 1.
+    gradients: of any shapes; largest: a norm above 0. Pascanu et al. 2013, arXiv:1211.5063, algorithm 1.
 
     >>> gradients = [torch.tensor([3.0]), torch.tensor([4.0])]
     >>> clip_gradients(gradients, 1.0), gradients

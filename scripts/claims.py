@@ -45,7 +45,7 @@ CLAIMS = {
     "G2": Claim("It ends at an end token or the maximum length", "decoding/generate.py: generate"),
     "G3": Claim("Deterministic and stochastic algorithms", "decoding/generate.py: draw",
                 lambda r: f"{sum(row['second_run_differs'] for row in r['decoding'])} of 7 differ in a second run"),
-    "G4": Claim("Greedy takes the most probable token, and loops", "decoding/filters.py: temperature",
+    "G4": Claim("Greedy takes the most probable token, and loops", "decoding/generate.py: generate",
                 _repeats("greedy")),
     "G5": Claim("Beam search keeps the k best paths", "decoding/beam.py: beam_search", _repeats("beam")),
     "G6": Claim("Multinomial sampling draws from all tokens", "decoding/generate.py: draw", _repeats("multinomial")),

@@ -19,10 +19,8 @@ PUBLISHED = {
     "Llama 3 405B": 405_853_388_800,
 }
 GPUS = 16_000  # Llama 3 405B: so many H100, arXiv:2407.21783, section 3.3
-GPU_BYTES, GPU_FLOPS = (
-    80e9,
-    400e12,
-)  # an H100's memory, and the speed that the report reaches on it (380 to 430 TFLOP/s)
+GPU_BYTES = 80e9  # an H100's memory …
+GPU_FLOPS = 400e12  # … and the speed that the report reaches on it (380 to 430 TFLOP/s)
 BATCH_TOKENS, TRAINING_TOKENS = 16e6, 15.6e12  # the report's: tokens a step, and in all
 # Bytes a parameter: products in bf16; gradients are added up in fp32; AdamW keeps two moments and the weights in fp32.
 TRAINING_BYTES = {"weights": 2, "gradients": 4, "optimizer state": 12}

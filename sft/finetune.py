@@ -23,7 +23,8 @@ def fine_tune(
 ) -> Iterator[Step]:
     """Train a base model in place on demonstrations; yields what `train` yields (Ouyang et al. 2022, arXiv:2203.02155).
 
-    The only difference to pretraining is the data: prompts are masked out in the targets.
+    The only difference to pretraining is the data: prompts are masked out in the targets. loss_on="all" learns them
+    too. ValueError for an example that can't be laid out or has no response, before the first step.
     """
     rows = encode_examples(tok, examples, model.context_length, loss_on)
     yield from train(model, example_batches(rows, batch_size, config.seed), config, state)
