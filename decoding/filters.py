@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 OUT = -math.inf
+SMALL = 2048  # a vocabulary up to this size is sorted as quickly as it is searched
 ROUNDING = 1e-6  # δ: by so much may rounded probabilities miss a target and still count as having reached it
 
 
@@ -31,7 +32,8 @@ def temperature(logits: Tensor, t: float) -> Tensor:
     if t == 0:  # argmax gives the first of several maxima, by its documentation
         return torch.full_like(logits, OUT).scatter(-1, logits.argmax(-1, keepdim=True), largest)
     wide = _wide(logits)
-    t = max(t, torch.finfo(wide.dtype).tiny)  # one that is rounded to 0 would make 0 / 0
+    numbers = torch.finfo(wide.dtype)
+    t = min(max(t, numbers.tiny), numbers.max)  # one that is rounded to 0 would make 0 / 0, to inf, inf / inf
     return _narrow((wide - largest) / t, logits)
 
 
@@ -155,14 +157,13 @@ def expect(right: bool, name: str, value, expected: str) -> None:
 def _until(logits: Tensor, target: float) -> tuple[Tensor, Tensor]:
     """The logit of the token at which the mass, from the most probable token on, reaches the target; and its rank.
 
-    The definition sorts the whole vocabulary, which takes longer than a small model:
-
+    logits: (..., V) -> two (..., 1). The definition sorts the whole vocabulary. For a large one, that takes longer than
+    a small model: there we find the band of logits in which the target is reached, and rank only the tokens inside.
+    """
+    if logits.shape[-1] <= SMALL:
         ranked = logits.sort(descending=True).values
         rank = 1 + (ranked.double().softmax(-1).cumsum(-1)[..., :-1] < target).sum(-1, keepdim=True)
         return ranked.gather(-1, rank - 1), rank
-
-    The same with less work: find the band of logits in which the target is reached, and rank only the tokens inside.
-    """
     probabilities = logits.double().softmax(-1)  # (..., V)
     # 64 bands to each factor e, the most probable tokens in band 0; the last takes all from e ** -32 down.
     band = ((logits.amax(-1, keepdim=True) - logits).float() * 64).clamp(max=2047).long()  # (..., V)

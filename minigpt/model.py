@@ -22,6 +22,7 @@ class Cache:
 
     def __init__(self, config: GPTConfig, lengths: Tensor, dtype: torch.dtype):
         self.lengths, self.longest, self.used = lengths, int(lengths.max()), 0
+        self.rope_theta = config.rope_theta
         self.uniform = bool((lengths == self.longest).all())  # no holes: nothing to mask
         shape = (config.n_layers, 2, len(lengths), config.n_kv_heads, 0, config.d_head)
         self.slots = torch.empty(shape, dtype=dtype, device=lengths.device)  # (layers, 2, B, K, S, D)
@@ -37,18 +38,21 @@ class Cache:
             self.slots[..., : self.used, :] = slots[..., : self.used, :]
             filled, self.filled = self.filled, self.filled.new_zeros(len(self.lengths), grown[-2])
             self.filled[:, : self.used] = filled[:, : self.used]
+            positions = torch.arange(grown[-2], device=slots.device)
+            self.turns = torch.stack(F.rotary(positions, grown[-1], self.rope_theta, slots.dtype))  # (2, S, D)
+            self.layers = [layer.unbind() for layer in self.slots]
 
     def store(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Write a layer's new keys and values, (B, K, T, D) each; return all of that layer's, (B, K, S, D) each."""
-        end = self.used + key.size(-2)
-        keys, values = self.slots[layer]
-        keys[:, :, self.used : end] = key
-        values[:, :, self.used : end] = value
-        return keys[:, :, :end], values[:, :, :end]
+        T, (keys, values) = key.size(-2), self.layers[layer]
+        keys.narrow(-2, self.used, T).copy_(key)
+        values.narrow(-2, self.used, T).copy_(value)
+        return keys.narrow(-2, 0, self.used + T), values.narrow(-2, 0, self.used + T)
 
     def reorder(self, rows: Tensor) -> "Cache":
         """Row i becomes a copy of the old row rows[i]: to drop finished rows, or to follow beam search's best paths."""
         self.slots = self.slots.index_select(2, rows)
+        self.layers = [layer.unbind() for layer in self.slots]
         self.filled, self.lengths = self.filled[rows], self.lengths[rows]
         self.longest = int(self.lengths.max())
         return self
@@ -82,21 +86,20 @@ class Attention(nn.Module):
 
     def __init__(self, config: GPTConfig, layer: int):
         super().__init__()
-        self.config, self.layer, self.fused = config, layer, config.kernels == "fused"
-        C, D = config.d_model, config.d_head
-        self.query = nn.Linear(C, config.n_heads * D, bias=config.bias)
-        self.key = nn.Linear(C, config.n_kv_heads * D, bias=config.bias)
-        self.value = nn.Linear(C, config.n_kv_heads * D, bias=config.bias)
-        self.output = nn.Linear(C, C, bias=config.bias)
+        self.layer, self.fused = layer, config.kernels == "fused"
+        self.n_heads, self.n_kv_heads, self.d_head = config.n_heads, config.n_kv_heads, config.d_head
+        rows = (self.n_heads + 2 * self.n_kv_heads) * self.d_head  # one product is quicker than three smaller ones
+        self.query_key_value = nn.Linear(config.d_model, rows, bias=config.bias)
+        self.output = nn.Linear(config.d_model, config.d_model, bias=config.bias)
 
     def forward(self, x: Tensor, shared: Shared) -> Tensor:
         B, T, C = x.shape
-        D = self.config.d_head
-        query = self.query(x).view(B, T, -1, D).transpose(1, 2)  # (B, H, T, D)
-        key = self.key(x).view(B, T, -1, D).transpose(1, 2)  # (B, K, T, D)
-        value = self.value(x).view(B, T, -1, D).transpose(1, 2)  # (B, K, T, D)
+        H, K = self.n_heads, self.n_kv_heads
+        heads = self.query_key_value(x).view(B, T, H + 2 * K, self.d_head).transpose(1, 2)  # (B, H + 2K, T, D)
+        query_key, value = heads.split((H + K, K), 1)
         if shared.turn is not None:
-            query, key = F.rotate(query, *shared.turn), F.rotate(key, *shared.turn)
+            query_key = F.rotate(query_key, *shared.turn)
+        query, key = query_key.split((H, K), 1)  # (B, H, T, D) and (B, K, T, D), as is value
         if shared.cache is not None:
             key, value = shared.cache.store(self.layer, key, value)  # (B, K, S, D)
         mixed = F.causal_attention(query, key, value, shared.mask, self.fused)  # (B, H, T, D)
@@ -108,16 +111,16 @@ class MLP(nn.Module):
 
     def __init__(self, config: GPTConfig):
         super().__init__()
-        C, wide = config.d_model, config.d_ff
-        self.fused = config.kernels == "fused"
-        self.gate = nn.Linear(C, wide, bias=config.bias) if config.mlp == "swiglu" else None
-        self.up = nn.Linear(C, wide, bias=config.bias)
-        self.down = nn.Linear(wide, C, bias=config.bias)
+        self.fused, self.gated = config.kernels == "fused", config.mlp == "swiglu"
+        self.up = nn.Linear(config.d_model, config.d_ff * (2 if self.gated else 1), bias=config.bias)
+        self.down = nn.Linear(config.d_ff, config.d_model, bias=config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.gate is None:
-            return self.down(F.gelu(self.up(x), self.fused))
-        return self.down(F.silu(self.gate(x), self.fused) * self.up(x))
+        x = self.up(x)
+        if not self.gated:
+            return self.down(F.gelu(x, self.fused))
+        gate, x = x.chunk(2, -1)
+        return self.down(F.silu(gate, self.fused) * x)
 
 
 class Block(nn.Module):
@@ -184,16 +187,18 @@ class GPT(nn.Module):
         stored = ids.size(1) if cache is None else cache.longest
         if stored > self.context_length:
             raise ValueError(f"{stored} tokens do not fit in the context of {self.context_length}")
-        x = self.token_embedding(ids)  # (B, T, C)
-        turn = None
+        x, turn = self.token_embedding(ids), None  # (B, T, C)
         if self.position_embedding is not None:
             x = x + self.position_embedding(positions)
+        elif cache is None:
+            turn = F.rotary(positions, self.config.d_head, self.config.rope_theta, x.dtype)
         else:
-            turn = F.rotary(positions.unsqueeze(-2), self.config.d_head, self.config.rope_theta, x.dtype)
+            turn = cache.turns[:, positions.unsqueeze(-2)].unbind()  # (T, D) or (B, 1, 1, D) each
         rate = self.config.dropout if self.training and cache is None else 0.0  # a cache means that we generate
         x = F.dropout(x, rate)
+        shared = Shared(turn, mask, cache, rate)
         for block in self.blocks:
-            x = block(x, Shared(turn, mask, cache, rate))
+            x = block(x, shared)
         return self.final_norm(x)
 
     @torch.inference_mode()
@@ -215,8 +220,10 @@ class GPT(nn.Module):
     def step(self, cache: Cache, ids: Tensor) -> tuple[Tensor, Cache]:
         """Read one more token a row: ids (B,) -> logits (B, V) for the next one. The cache is changed in place."""
         cache.make_room(1)
-        cache.filled[:, cache.used] = True
-        mask = None if cache.uniform else cache.filled[:, None, None, : cache.used + 1]  # (B, 1, 1, S)
+        mask = None
+        if not cache.uniform:
+            cache.filled[:, cache.used] = True
+            mask = cache.filled[:, None, None, : cache.used + 1]  # (B, 1, 1, S)
         positions = cache.lengths[:, None]
         cache.lengths, cache.longest = cache.lengths + 1, cache.longest + 1
         x = self.hidden(ids[:, None], positions, mask, cache)

@@ -27,8 +27,7 @@ from .model import GPT
 from .optim import learning_rate
 
 Arrays = dict[str, Array]  # by the names that parameters have in model.py
-ATTENTION, MLP = ("query", "key", "value", "output"), ("gate", "up", "down")
-BLOCK = ["attention_norm", *(f"attention.{name}" for name in ATTENTION), "mlp_norm", *(f"mlp.{name}" for name in MLP)]
+BLOCK = ["attention_norm", "attention.query_key_value", "attention.output", "mlp_norm", "mlp.up", "mlp.down"]
 
 
 def rms_norm(x: Array, w: Array, eps: float) -> tuple[Array, tuple]:
@@ -79,10 +78,10 @@ def attention(x: Array, weights: list[Array], shared: tuple, past: list[Array] |
     (B, K, H/K·T, S). past: earlier tokens' keys and values, (B, K, S-T, D) each, to which the new ones are added.
     Vaswani et al. 2017, eq. 1; Ainslie et al. 2023, arXiv:2305.13245.
     """
-    (wq, wk, wv, wo), (B, D, cos, sin, mask) = weights, shared
-    query = rotate(split_heads(x @ wq.T, B, D), cos, sin)  # (B, H, T, D)
-    key = rotate(split_heads(x @ wk.T, B, D), cos, sin)  # (B, K, T, D)
-    value = split_heads(x @ wv.T, B, D)  # (B, K, T, D)
+    (w_qkv, w_out), (B, D, cos, sin, mask) = weights, shared
+    heads, H = split_heads(x @ w_qkv.T, B, D), len(w_out) // D  # (B, H + 2K, T, D)
+    query, key, value = np.split(heads, [H, (H + heads.shape[1]) // 2], 1)  # (B, H, T, D), (B, K, T, D), (B, K, T, D)
+    query, key = rotate(query, cos, sin), rotate(key, cos, sin)
     if past is not None:  # while generating
         past[:] = key, value = [np.concatenate(both, 2) for both in zip(past, (key, value))]  # (B, K, S, D)
     stacked = query.reshape(B, key.shape[1], -1, D)  # (B, K, H/K·T, D): heads that share a key, one under the other
@@ -90,62 +89,60 @@ def attention(x: Array, weights: list[Array], shared: tuple, past: list[Array] |
     exponentials = np.exp(scores - scores.max(-1, keepdims=True))
     p = exponentials / exponentials.sum(-1, keepdims=True)
     merged = merge_heads((p @ value).reshape(query.shape))  # (N, C)
-    return merged @ wo.T, (x, weights, shared, stacked, key, value, p, merged)
+    return merged @ w_out.T, (x, weights, shared, stacked, key, value, p, merged)
 
 
 def attention_backward(dy: Array, cache: tuple) -> tuple[Array, list[Array]]:
-    """dy: (N, C) -> dx (N, C) and the four weights' gradients."""
-    x, (wq, wk, wv, wo), (B, D, cos, sin, _), stacked, key, value, p, merged = cache
-    dwo = dy.T @ merged  # (C, C) product
-    dheads = split_heads(dy @ wo, B, D)  # (B, H, T, D) product
-    dmixed = dheads.reshape(stacked.shape)  # (B, K, H/K·T, D)
+    """dy: (N, C) -> dx (N, C) and the two weights' gradients."""
+    x, (w_qkv, w_out), (B, D, cos, sin, _), stacked, key, value, p, merged = cache
+    dw_out = dy.T @ merged  # (C, C) product
+    dmerged = split_heads(dy @ w_out, B, D)  # (B, H, T, D) product
+    dmixed = dmerged.reshape(stacked.shape)  # (B, K, H/K·T, D)
     dvalue = p.swapaxes(2, 3) @ dmixed  # (B, K, T, D) product; it adds up the query heads that share this value
     dp = dmixed @ value.swapaxes(2, 3)  # (B, K, H/K·T, T) product
     # chain and sum: score i moves p[i] with slope p[i], and every p[j] of the row, by the divisor, with -p[i]·p[j].
     dscores = p * (dp - (dp * p).sum(-1, keepdims=True))  # where a token may not look, p is 0 and nothing goes back
     dscaled = dscores / math.sqrt(D)  # chain
-    dquery = (dscaled @ key).reshape(dheads.shape)  # (B, H, T, D) product
+    dquery = (dscaled @ key).reshape(dmerged.shape)  # (B, H, T, D) product
     dkey = dscaled.swapaxes(2, 3) @ stacked  # (B, K, T, D) product: scores = q @ kᵀ, so dkᵀ = qᵀ @ dscaled
-    dq = merge_heads(rotate(dquery, cos, -sin))  # (N, C) product: a rotation's transpose turns the other way
-    dk = merge_heads(rotate(dkey, cos, -sin))  # (N, K·D) product
-    dv = merge_heads(dvalue)  # (N, K·D)
-    dx = dq @ wq + dk @ wk + dv @ wv  # (N, C) product, and sum: x became query, key and value
-    return dx, [dq.T @ x, dk.T @ x, dv.T @ x, dwo]  # product
+    dq, dk = rotate(dquery, cos, -sin), rotate(dkey, cos, -sin)  # product: a rotation's transpose turns the other way
+    dqkv = merge_heads(np.concatenate([dq, dk, dvalue], 1))  # (N, (H + 2K)·D)
+    return dqkv @ w_qkv, [dqkv.T @ x, dw_out]  # product
 
 
 def mlp(x: Array, weights: list[Array]) -> tuple[Array, tuple]:
     """SwiGLU: down(silu(gate(x)) · up(x)), silu(g) = g·sigmoid(g). x: (N, C) -> (N, C). arXiv:2002.05202, eq. 6."""
-    w_gate, w_up, w_down = weights
-    gate, up = x @ w_gate.T, x @ w_up.T  # (N, d_ff) each
+    w_up, w_down = weights
+    gate, up = np.split(x @ w_up.T, 2, -1)  # (N, d_ff) each
     sigmoid = (1 + np.tanh(gate / 2)) / 2  # = 1 / (1 + exp(-gate)), where exp could overflow
     silu = gate * sigmoid
     return (silu * up) @ w_down.T, (x, weights, up, sigmoid, silu)
 
 
 def mlp_backward(dy: Array, cache: tuple) -> tuple[Array, list[Array]]:
-    """dy: (N, C) -> dx (N, C) and the three weights' gradients."""
-    x, (w_gate, w_up, w_down), up, sigmoid, silu = cache
+    """dy: (N, C) -> dx (N, C) and the two weights' gradients."""
+    x, (w_up, w_down), up, sigmoid, silu = cache
     dw_down = dy.T @ (silu * up)  # (C, d_ff) product
     dgated = dy @ w_down  # (N, d_ff) product
     dup = dgated * silu  # chain
     dsilu = dgated * up  # chain
     dgate = dsilu * (sigmoid + silu * (1 - sigmoid))  # chain: silu = g·s has slope s + g·s', and s' = s (1 - s)
-    dx = dgate @ w_gate + dup @ w_up  # (N, C) product, and sum: x became gate and up
-    return dx, [dgate.T @ x, dup.T @ x, dw_down]  # product
+    dboth = np.concatenate([dgate, dup], -1)  # (N, 2·d_ff)
+    return dboth @ w_up, [dboth.T @ x, dw_down]  # product
 
 
 def block(x: Array, weights: list[Array], eps: float, shared: tuple, past: list | None) -> tuple[Array, tuple]:
     """x + attention(norm(x)), then the same with the MLP. x: (N, C) -> (N, C). weights: in BLOCK's order."""
     normed, of_first = rms_norm(x, weights[0], eps)
-    seen, of_attention = attention(normed, weights[1:5], shared, past)
+    seen, of_attention = attention(normed, weights[1:3], shared, past)
     x = x + seen
-    normed, of_second = rms_norm(x, weights[5], eps)
-    thought, of_mlp = mlp(normed, weights[6:])
+    normed, of_second = rms_norm(x, weights[3], eps)
+    thought, of_mlp = mlp(normed, weights[4:])
     return x + thought, (of_first, of_attention, of_second, of_mlp)
 
 
 def block_backward(dy: Array, cache: tuple) -> tuple[Array, list[Array]]:
-    """dy: (N, C) -> dx (N, C) and the nine weights' gradients."""
+    """dy: (N, C) -> dx (N, C) and the six weights' gradients."""
     of_first, of_attention, of_second, of_mlp = cache
     dnormed, dmlp = mlp_backward(dy, of_mlp)
     dbranch, dsecond = rms_norm_backward(dnormed, of_second)

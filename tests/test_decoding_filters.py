@@ -5,16 +5,24 @@ import math
 
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from strategies import FLOATS, OUT, logits, penalties, probabilities, quick, temperatures
 from torch import Tensor
 
 import decoding
-from decoding import ban, draw, min_p, no_repeat_ngram, repetition_penalty, temperature, top_k, top_p
+from decoding import ban, draw, filters, min_p, no_repeat_ngram, repetition_penalty, temperature, top_k, top_p
 from decoding.filters import ROUNDING
 
 SLACK = 1e-12  # float64 sums in another order
+
+
+@pytest.fixture(scope="module", autouse=True, params=["sorted", "searched"])
+def how_top_p_ranks(request):
+    """Every rule holds for both ways in which top-p ranks a vocabulary: whole, or the one band that matters."""
+    small, filters.SMALL = filters.SMALL, 10**9 if request.param == "sorted" else 0
+    yield
+    filters.SMALL = small
 
 
 def is_in(logits: Tensor) -> Tensor:
@@ -249,6 +257,7 @@ def test_min_p_one_keeps_the_maxima_and_not_what_is_next_to_them():
 
 
 @pytest.mark.claim("G9")
+@example(x=torch.tensor([[-3e38, 3e38]]), t=3.4028235677973366e38)  # inf in float32, as is the way between the two
 @given(x=logits(), t=temperatures)
 @quick
 def test_temperature_is_safe_for_every_t(x, t):

@@ -78,7 +78,7 @@ def test_the_loop_is_the_one_that_pytorchs_own_pieces_make():
 
 def test_muons_step_follows_the_schedule_from_a_peak_of_its_own():
     model, config = tiny(torch.float32), plan(1, "muon", warmup=4, muon_lr=0.08)
-    weight = model.blocks[0].attention.query.weight
+    weight = model.blocks[0].attention.output.weight
     before = weight.detach().clone()
     run(model, config)
     assert_close(weight.detach(), before - 0.08 / 4 * orthogonalise(weight.grad[None])[0], rtol=1e-4, atol=1e-6)

@@ -128,18 +128,18 @@ def test_rotates_way_back_is_its_slope():
 def test_attentions_way_back_is_its_slope(H, K):
     B, T, D, C = 2, 3, 2, H * 2
     shared = shared_by_blocks(B, T, D, H // K)
-    x, *weights = arrays((B * T, C), (C, C), (K * D, C), (K * D, C), (C, C))
+    x, *weights = arrays((B * T, C), (C + 2 * K * D, C), (C, C))
     check_layer(lambda x, w: numpy_gpt.attention(x, w, shared, None), numpy_gpt.attention_backward, x, weights)
 
 
 def test_mlps_way_back_is_its_slope():
-    x, *weights = arrays((4, 3), (5, 3), (5, 3), (3, 5))
+    x, *weights = arrays((4, 3), (10, 3), (3, 5))
     check_layer(numpy_gpt.mlp, numpy_gpt.mlp_backward, x, weights)
 
 
 def test_a_blocks_way_back_is_its_slope():
     shared = shared_by_blocks(B=1, T=3, D=2, groups=2)
-    x, *weights = arrays((3, 4), (4,), (4, 4), (2, 4), (2, 4), (4, 4), (4,), (5, 4), (5, 4), (4, 5))
+    x, *weights = arrays((3, 4), (4,), (8, 4), (4, 4), (4,), (10, 4), (4, 5))
     forward = lambda x, weights: numpy_gpt.block(x, weights, 0.1, shared, None)
     check_layer(forward, numpy_gpt.block_backward, x, weights)
 
