@@ -15,8 +15,7 @@ from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 
-import regex
-import tiktoken
+# regex and tiktoken are imported where they are used: what only loads a model's weights starts without them.
 
 # GPT-2's split: merges stay inside such a chunk: a contraction's end, or letters, digits or signs with the space before
 # them, or a run of spaces.
@@ -75,7 +74,11 @@ class Tokenizer:
         smallest = 256 + len(special_tokens)
         if vocab_size < smallest:
             raise ValueError(f"vocab_size={vocab_size}: must be at least {smallest}, the 256 bytes and special tokens")
-        chunks = Counter(chunk for text in texts for chunk in regex.findall(SPLIT, text))
+        import regex
+
+        chunks: Counter = Counter()
+        for text in texts:
+            chunks.update(regex.findall(SPLIT, text))
         tokens = [bytes([byte]) for byte in range(256)]
         tokens += learn_merges({chunk.encode(): count for chunk, count in chunks.items()}, vocab_size - smallest)
         return cls(tokens, special_tokens)
@@ -93,6 +96,8 @@ class Tokenizer:
                 raise ValueError(f"{path}: not GPT-2's rank file: its SHA-256 is {found}, must be {GPT2_SHA256}")
             tokens = [base64.b64decode(line.split()[0]) for line in content.splitlines()]
         else:
+            import tiktoken
+
             try:
                 encoding = tiktoken.get_encoding("gpt2")
             except OSError as problem:
@@ -102,8 +107,10 @@ class Tokenizer:
         return cls(tokens, [END], start=[])
 
     @cached_property
-    def encoding(self) -> tiktoken.Encoding:
-        """The same vocabulary in tiktoken, which encodes quickly; `encode_by_hand` shows what it does."""
+    def encoding(self):
+        """The same vocabulary as a tiktoken.Encoding, which encodes quickly; `encode_by_hand` shows what it does."""
+        import tiktoken
+
         return tiktoken.Encoding("minigpt", pat_str=self.split, mergeable_ranks=self.ranks, special_tokens=self.special)
 
     @cached_property
@@ -132,6 +139,8 @@ class Tokenizer:
         >>> tok.encode_by_hand("lower") == tok.encode("lower")
         True
         """
+        import regex
+
         ids = []
         for chunk in regex.findall(self.split, text):
             parts = [bytes([byte]) for byte in chunk.encode()]
@@ -174,14 +183,14 @@ class Tokenizer:
 def learn_merges(chunks: dict[bytes, int], count: int) -> list[bytes]:
     """The tokens of up to `count` merges over chunks, given with how often each occurs.
 
-    Pair counts are kept up to date: a merge touches only the chunks that hold the pair.
+    Pair counts are kept up to date: a merge changes only those of the pairs beside it.
 
     >>> learn_merges({b"low": 3, b"lot": 2}, count=2)
     [b'lo', b'low']
     """
     words = [[bytes([byte]) for byte in chunk] for chunk in chunks]
     weights = list(chunks.values())
-    pair_counts: Counter = Counter()
+    pair_counts: dict = defaultdict(int)
     words_with = defaultdict(set)  # pair -> the words that hold it (or once did)
     for i, word in enumerate(words):
         for pair in zip(word, word[1:]):
@@ -194,34 +203,32 @@ def learn_merges(chunks: dict[bytes, int], count: int) -> list[bytes]:
         negative, _, pair = heapq.heappop(heap)
         if pair_counts[pair] != -negative or negative == 0:
             continue  # its count has changed since; a newer entry is in the heap
-        token = pair[0] + pair[1]
+        first, second = pair
+        token = first + second
         learnt[token] = None  # subtle: two different pairs may make the same token, which is learnt once
-        changed = Counter()
+        changed: dict = defaultdict(int)
         for i in words_with.pop(pair):
-            old, new = words[i], _merge(words[i], pair, token)
-            for before in zip(old, old[1:]):
-                changed[before] -= weights[i]
-            for after in zip(new, new[1:]):
-                changed[after] += weights[i]
-                words_with[after].add(i)
-            words[i] = new
+            word, weight, at = words[i], weights[i], 0
+            while at < len(word) - 1:
+                if word[at] == first and word[at + 1] == second:
+                    changed[pair] -= weight
+                    if at > 0:
+                        before = word[at - 1]
+                        changed[before, first] -= weight
+                        changed[before, token] += weight
+                        words_with[before, token].add(i)
+                    if at + 2 < len(word):
+                        after = word[at + 2]
+                        changed[second, after] -= weight
+                        changed[token, after] += weight
+                        words_with[token, after].add(i)
+                    word[at : at + 2] = [token]
+                at += 1
         for other, change in changed.items():
             if change:
                 pair_counts[other] += change
                 heapq.heappush(heap, (-pair_counts[other], _descending(other), other))
     return list(learnt)
-
-
-def _merge(word: list[bytes], pair: tuple[bytes, bytes], token: bytes) -> list[bytes]:
-    merged, i = [], 0
-    while i < len(word):
-        if word[i] == pair[0] and i + 1 < len(word) and word[i + 1] == pair[1]:
-            merged.append(token)
-            i += 2
-        else:
-            merged.append(word[i])
-            i += 1
-    return merged
 
 
 def _descending(pair: tuple[bytes, bytes]) -> tuple[str, str]:
