@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -55,24 +56,32 @@ Batches = Callable[[int], Batch]  # a pure function of the step: what makes a ru
 
 
 def write_tokens(path: Path | str, documents: Iterable[list[int]], end_id: int, vocab_size: int) -> int:
-    """Write documents as one token file (a .npy of uint16, or uint32 for a large vocabulary); return its token count.
+    """Write documents as one token file; return its token count."""
+    return write_ids(path, chain(([end_id, *ids] for ids in documents), [[end_id]]), vocab_size)
 
-    The documents are written as they come and the length is filled in at the end, so a corpus may exceed memory.
+
+def write_ids(path: Path | str, pieces: Iterable[list[int]], vocab_size: int) -> int:
+    """Write ids that come in pieces, end tokens among them, as a token file; return how many there are.
+
+    The file is a .npy of uint16, or uint32 for a large vocabulary. Its length is filled in at the end, so a corpus may
+    exceed memory. When writing fails, nothing is left behind, and a file that was there stays.
     """
     dtype = np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32)
     header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (0,)}
     aside = Path(f"{path}.partial")
-    with open(aside, "wb") as file:
-        np.lib.format.write_array_header_1_0(file, header)
-        start = file.tell()
-        for ids in documents:
-            file.write(np.array([end_id, *ids], dtype).tobytes())
-        file.write(np.array([end_id], dtype).tobytes())
-        count = (file.tell() - start) // dtype.itemsize
-        file.seek(0)
-        # NumPy pads a header so that a longer shape still fits in it.
-        np.lib.format.write_array_header_1_0(file, header | {"shape": (count,)})
-    os.replace(aside, path)
+    try:
+        with open(aside, "wb") as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            start = file.tell()
+            for ids in pieces:
+                file.write(np.array(ids, dtype).tobytes())
+            count = (file.tell() - start) // dtype.itemsize
+            file.seek(0)
+            # NumPy pads a header so that a longer shape still fits in it.
+            np.lib.format.write_array_header_1_0(file, header | {"shape": (count,)})
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
     return count
 
 

@@ -41,7 +41,7 @@ def main() -> None:
         size = {"people": 16, "biographies": 20} if args.quick else {}
         world = toyworld.build(args.seed, quiz=not args.no_quiz, memorised=args.memorised, **size)
         toyworld.write(world_dir, world)
-        documents = read_corpus([str(world_dir / "documents.txt")])
+        documents = list(read_corpus([str(world_dir / "documents.txt")]))
     for document in documents[:3]:
         print(f"  {document}")
     story["documents"] = documents[:6]
@@ -51,7 +51,7 @@ def main() -> None:
         tok = pretrain.prepare(documents, base_dir, pretrain.VOCAB_SIZE, pretrain.SHAPE["context_length"])
     biography = next(document for document in documents if "?" not in document)
     story["pieces"] = [tok.decode([i]) for i in tok.encode(biography)]
-    print(f"  {len(documents):,} documents, {tok.vocab_size} tokens: {'|'.join(story['pieces'])[:110]}…")
+    print(f"  {'|'.join(story['pieces'])[:110]}…")
 
     heading("P2, P3", "Pretraining: a transformer learns to continue text")
     with watch("pretrain"):

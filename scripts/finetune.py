@@ -4,6 +4,7 @@ python -m scripts.finetune --data mine.jsonl --base runs/demo/base --out runs/mi
 """
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 
 from scripts.common import open_model, read_corpus, refuse_existing, run, show_progress, table
@@ -52,7 +53,7 @@ def main() -> None:
 
     refuse_existing(args.out, args.overwrite)
     examples = read_examples(args.data)
-    documents = read_corpus(args.corpus)
+    corpus = read_corpus(args.corpus)
     model, tok = open_model(args.base)
     held_out = examples[-max(1, len(examples) // 10) :] if len(examples) > 1 else examples
     examples = examples[: -len(held_out)] or examples
@@ -66,8 +67,8 @@ def main() -> None:
     def look() -> list:
         validation = [collate(rows, list(range(i, min(i + 32, len(rows.ids))))) for i in range(0, len(rows.ids), 32)]
         figures = [evaluate(model, validation)]
-        if documents:
-            figures.append(corpus_loss(model, tok, documents))
+        if args.corpus:
+            figures.append(corpus_loss(model, tok, corpus))
         first = [example.messages[0].content for example in held_out[:3]]
         return figures, continuations(model, tok, [as_question(tok, question) for question in first], 40)
 
@@ -84,16 +85,17 @@ def main() -> None:
     print(f"\n  in {args.out}: the model, log.jsonl, loss.png")
 
 
-def corpus_loss(model, tok, documents: list[str]) -> float:
+def corpus_loss(model, tok, documents: Iterable[str]) -> float:
     """The model's loss on the validation part of a corpus: what fine-tuning makes it forget shows here."""
     import tempfile
 
-    from minigpt import all_batches, evaluate, read_tokens, write_tokens
-    from scripts.pretrain import split
+    from minigpt import all_batches, evaluate, read_tokens
+    from minigpt.data import write_ids
+    from scripts.pretrain import encode_pieces, split
 
     with tempfile.TemporaryDirectory() as aside:
         path = Path(aside) / "val.npy"
-        write_tokens(path, map(tok.encode, split(documents)[1]), tok.end_id, tok.vocab_size)
+        write_ids(path, encode_pieces(tok, split(documents)[1], "val"), tok.vocab_size)
         return evaluate(model, all_batches(read_tokens(path), tok.end_id, model.context_length, 64))
 
 

@@ -7,48 +7,95 @@ import argparse
 import json
 import math
 import statistics
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
-from scripts.common import read_corpus, refuse_existing, run, show_progress, write_json
+from scripts.common import Rest, read_corpus, refuse_existing, run, show_progress, write_json
 
 # Measured on the toy world: see README. Every name is one token at its natural vocabulary of about 1,230 ids.
 SHAPE = {"context_length": 128, "n_layers": 4, "n_heads": 4, "d_model": 128, "d_ff": 352}
 VOCAB_SIZE, BATCH_SIZE = 768, 32
+SAMPLE = 16_000_000  # characters at most that the tokenizer is trained on
 SCHEDULE = {"steps": 700, "lr": 4e-3, "optimizer": "muon", "muon_lr": 0.02, "precision": "auto"}
 NUMPY_SCHEDULE = {"steps": 2000, "lr": 2e-3, "optimizer": "adamw", "precision": "fp32"}  # the twin has neither else
 
 
-def split(documents: list[str]) -> tuple[list[str], list[str]]:
+class Part:
+    """One side of a split, read anew each time: each document's text up to its border, or from there on."""
+
+    def __init__(self, documents: Iterable[str], borders: Sequence[int], before: bool):
+        self.documents, self.borders, self.before = documents, borders, before
+
+    def __iter__(self) -> Iterator[str]:
+        number, seen = -1, 0  # of the document at hand; its characters in the pieces so far
+        for piece in self.documents:
+            if not isinstance(piece, Rest):
+                number, seen, begun = number + 1, 0, False
+            border = min(max(self.borders[number] - seen, 0), len(piece))
+            kept = piece[:border] if self.before else piece[border:]
+            if kept:
+                yield Rest(kept) if begun else kept
+                begun = True
+            seen += len(piece)
+
+
+def split(documents: Iterable[str]) -> tuple[Part, Part]:
     """Training and validation text: the last twentieth of many documents, the last tenth of each of few."""
-    if len(documents) >= 20:
-        border = len(documents) - len(documents) // 20
-        return documents[:border], documents[border:]
-    borders = [len(document) * 9 // 10 for document in documents]
-    return [d[:b] for d, b in zip(documents, borders)], [d[b:] for d, b in zip(documents, borders)]
+    lengths = array("q")  # in characters; a corpus may hold many millions of documents
+    for piece in documents:
+        if isinstance(piece, Rest):
+            lengths[-1] += len(piece)
+        else:
+            lengths.append(len(piece))
+    if len(lengths) >= 20:
+        validation = len(lengths) // 20
+        borders = lengths[:-validation] + array("q", [0]) * validation
+    else:
+        borders = array("q", [length * 9 // 10 for length in lengths])
+    return Part(documents, borders, before=True), Part(documents, borders, before=False)
 
 
-def prepare(documents: list[str], directory: Path, vocab_size: int, context_length: int):
+def prepare(documents: Iterable[str], directory: Path, vocab_size: int, context_length: int):
     """Train a tokenizer on the training text and write train.npy and val.npy; return the tokenizer.
 
-    ValueError, before anything is written, when a part of the text is shorter than one context.
+    documents: gone through several times, so a list or a Corpus. Of a training text longer than SAMPLE characters, the
+    tokenizer sees pieces at even distances. ValueError, before anything is written, when a part of the text is shorter
+    than one context.
     """
-    from minigpt import Tokenizer, write_tokens
-    from minigpt.tokenizer import END
+    from minigpt import Tokenizer
+    from minigpt.data import write_ids
 
     training, validation = split(documents)
-    tok = Tokenizer.train(training, vocab_size)
-    for name, texts in (("training", training), ("validation", validation)):
+    characters, every = sum(training.borders), -(-sum(training.borders) // SAMPLE) or 1
+    if every > 1:
+        print(f"  {characters:,} characters to train on; the tokenizer learns from every {every}th piece of them")
+    tok = Tokenizer.train(islice(training, 0, None, every), vocab_size)
+    for name, part in (("training", training), ("validation", validation)):
         found = 0
-        for text in texts:
-            found += len(tok.encode(text))
+        for piece in part:
+            found += len(tok.encode(piece))
             if found > context_length:
                 break
         else:
             raise ValueError(f"the {name} text has {found} tokens, fewer than one context of {context_length}")
     directory.mkdir(parents=True, exist_ok=True)
-    for name, texts in (("train", training), ("val", validation)):
-        write_tokens(directory / f"{name}.npy", map(tok.encode, texts), tok.special[END], tok.vocab_size)
+    for name, part in (("train", training), ("val", validation)):
+        write_ids(directory / f"{name}.npy", encode_pieces(tok, part, name), tok.vocab_size)
+    print(f"  {len(training.borders):,} documents, a vocabulary of {tok.vocab_size} tokens")
     return tok
+
+
+def encode_pieces(tok, pieces: Iterable[str], what: str) -> Iterator[list[int]]:
+    """The ids of a token file, piece by piece, with a progress bar; end tokens stand before documents and last."""
+    from tqdm import tqdm
+
+    with tqdm(desc=f"{what}.npy", unit="chars", unit_scale=True, disable=None, leave=False) as bar:
+        for piece in pieces:
+            yield tok.encode(piece) if isinstance(piece, Rest) else [tok.end_id, *tok.encode(piece)]
+            bar.update(len(piece))
+    yield [tok.end_id]
 
 
 def pretrain(tok, directory: Path, shape: dict, schedule: dict, batch_size: int, seed: int, **options):
@@ -157,9 +204,7 @@ def main() -> None:
         refuse_existing(args.out, args.overwrite)
     shape, schedule = ({name: getattr(args, name) for name in group} for group in (SHAPE, SCHEDULE))
     GPTConfig(vocab_size=args.vocab_size, **shape), TrainConfig(**schedule)  # bad numbers are refused before any work
-    documents = read_corpus(args.data)
-    tok = prepare(documents, args.out, args.vocab_size, args.context_length)
-    print(f"  {len(documents):,} documents, a vocabulary of {tok.vocab_size} tokens")
+    tok = prepare(read_corpus(args.data), args.out, args.vocab_size, args.context_length)
     options = {"backend": args.backend, "save_every": args.save_every, "resume": args.resume}
     _, result = pretrain(tok, args.out, shape, schedule, args.batch_size, args.seed, **options)
     write_json(args.out / "results.json", result)

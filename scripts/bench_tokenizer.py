@@ -1,0 +1,114 @@
+"""How fast byte-pair training is, beside minbpe's algorithm and Hugging Face's `tokenizers`, in one run.
+
+python -m scripts.bench_tokenizer --data text.txt
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from scripts.common import run, table
+
+CHARACTERS, VOCAB_SIZE, PAIRS, FEW = 1_000_000, 768, 3, 24
+
+
+def train_naively(text: str, merges: int) -> list[tuple[int, int]]:
+    """What minbpe's RegexTokenizer does: each merge counts and rewrites every chunk, not every distinct one."""
+    import regex
+
+    from minigpt.tokenizer import SPLIT
+
+    words, learnt = [list(chunk.encode()) for chunk in regex.findall(SPLIT, text)], []
+    for new in range(256, 256 + merges):
+        counts: dict = {}
+        for word in words:
+            for pair in zip(word, word[1:]):
+                counts[pair] = counts.get(pair, 0) + 1
+        best = max(counts, key=counts.get)
+        words = [merge(word, best, new) for word in words]
+        learnt.append(best)
+    return learnt
+
+
+def merge(word: list[int], pair: tuple[int, int], new: int) -> list[int]:
+    merged, i = [], 0
+    while i < len(word):
+        if word[i] == pair[0] and i < len(word) - 1 and word[i + 1] == pair[1]:
+            merged.append(new)
+            i += 2
+        else:
+            merged.append(word[i])
+            i += 1
+    return merged
+
+
+def train_with_tokenizers(text: str, vocab_size: int) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    peer = Tokenizer(models.BPE())
+    peer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # GPT-2's split, as ours
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=alphabet, show_progress=False)
+    peer.train_from_iterator(text.splitlines(keepends=True), trainer)
+
+
+def seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def tokenizer_rows(text: str, vocab_size: int = VOCAB_SIZE, pairs: int = PAIRS) -> list[dict]:
+    """Characters a second of training on a text: ours and each peer's, and the median ratio of pairs timed in turns.
+
+    minbpe's algorithm is timed for FEW merges and for twice as many; the difference, a merge's cost, is taken for all
+    the others. It falls somewhat from merge to merge as chunks get shorter, so this is an estimate, and from above.
+    """
+    from minigpt import Tokenizer
+
+    merges = vocab_size - 256
+
+    def naive() -> float:
+        few, more = (seconds(lambda n=n: train_naively(text, n)) for n in (FEW, 2 * FEW))
+        return few + (more - few) / FEW * (merges - FEW)
+
+    rows = []
+    peers = {
+        "tokenizers": lambda: seconds(lambda: train_with_tokenizers(text, vocab_size)),
+        f"minbpe's algorithm, from {2 * FEW} of {merges} merges": naive,
+    }
+    for name, peer in peers.items():
+        timed = [
+            (seconds(lambda: Tokenizer.train([text], vocab_size, special_tokens=[])), peer())
+            for _ in range(pairs if name == "tokenizers" else 1)
+        ]
+        ours, theirs = (len(text) / statistics.median(column) for column in zip(*timed))
+        ratio = statistics.median(b / a for a, b in timed)
+        what = f"BPE training, {len(text):,} characters, {merges} merges"
+        rows.append({"what": what, "peer_name": name, "ours": ours, "peer": theirs, "ratio": ratio})
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="scripts.bench_tokenizer", description=__doc__.split("\n")[0])
+    parser.add_argument("--data", type=Path, help="a text file (default: the toy world's text)")
+    parser.add_argument("--vocab-size", type=int, default=VOCAB_SIZE, help="(default: %(default)s)")
+    args = parser.parse_args()
+    if args.data:
+        text = args.data.read_text(encoding="utf-8")
+    else:
+        from scripts import toyworld
+
+        text = "\n".join(toyworld.build(0).documents)
+    rows = tokenizer_rows(text[:CHARACTERS], args.vocab_size)
+    print(f"  {rows[0]['what']}")
+    table(
+        ["characters/s", "ours", "peer", "ratio"],
+        [[r["peer_name"], f"{r['ours']:,.0f}", f"{r['peer']:,.0f}", r["ratio"]] for r in rows],
+    )
+
+
+if __name__ == "__main__":
+    run(main)

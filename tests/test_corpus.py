@@ -1,0 +1,140 @@
+"""Text files become token files piece by piece, and the ids are those of the whole text."""
+
+from unittest import mock
+
+import pytest
+from conftest import TEXTS
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from minigpt import Tokenizer, read_tokens
+from minigpt.tokenizer import END, SPLIT
+from minigpt.tokenizer_json import SPLIT_DIGITS
+from scripts import common, pretrain
+from scripts.common import Rest, cut_documents, read_corpus
+
+# Llama 3's, in which a sign keeps the line ends behind it.
+SPLIT_LLAMA = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+snippets = ["it's", " we'll", "'", "  ", "\n\n", " \n", "4,200.5", "，", "你好。", "é🙂", "low", " lower", "_x"]
+some_text = st.lists(st.one_of(st.sampled_from(snippets), st.text("ab1 \n.'", max_size=6)), max_size=30).map("".join)
+
+
+def whole_documents(text: str) -> list[str]:
+    """What a corpus holds, told simply: cut at the separator, line ends taken off, blank documents left out."""
+    return [document.strip("\r\n") for document in text.split(END) if document.strip()]
+
+
+def joined(pieces) -> list[str]:
+    documents = []
+    for piece in pieces:
+        if isinstance(piece, Rest):
+            documents[-1] += piece
+        else:
+            documents.append(piece)
+    return documents
+
+
+@given(st.lists(some_text, max_size=4).map(END.join), st.integers(1, 30))
+@example("\n\n\nlow lower\n\n" + END + "low  \n", 4)
+@example("a b\n\n", 1)
+def test_pieces_join_to_the_documents_however_a_file_is_read(text, block):
+    blocks = [text[i : i + block] for i in range(0, len(text), block)]
+    with mock.patch("scripts.common.BLOCK", block):
+        assert joined(cut_documents(blocks)) == whole_documents(text)
+
+
+@pytest.mark.parametrize("split", [SPLIT, SPLIT_DIGITS, SPLIT_LLAMA], ids=["gpt2", "smollm2", "llama3"])
+@given(text=some_text, block=st.integers(1, 30))
+@example(text="low lower, lowest", block=3)
+@example(text="“low.”\n\n“lower”", block=3)
+@example(text=" ".join(TEXTS), block=20)
+def test_the_ids_of_a_long_document_cut_in_pieces_are_those_of_the_whole(split, text, block):
+    tok = Tokenizer(Tokenizer.train([*TEXTS, "low lower\n\n.\n '. it's we'll"], 340).tokens, split=split)
+    with mock.patch("scripts.common.BLOCK", block):
+        pieces = list(cut_documents([text[i : i + block] for i in range(0, len(text), block)]))
+    assert [i for piece in pieces for i in tok.encode(piece)] == [
+        i for document in whole_documents(text) for i in tok.encode(document)
+    ]
+
+
+def test_a_long_document_is_never_held_whole():
+    longest = max(map(len, cut_documents(" lower, low" * 1000 for _ in range(100))))
+    assert longest <= 2 * common.BLOCK
+    assert max(map(len, cut_documents("你好，你好。\n" * 1000 for _ in range(100)))) <= 2 * common.BLOCK
+
+
+def split_in_memory(documents: list[str]) -> tuple[list[str], list[str]]:
+    """`pretrain.split`, told for documents that are all in memory."""
+    if len(documents) >= 20:
+        border = len(documents) - len(documents) // 20
+        return documents[:border], documents[border:]
+    borders = [len(document) * 9 // 10 for document in documents]
+    return [d[:b] for d, b in zip(documents, borders)], [d[b:] for d, b in zip(documents, borders)]
+
+
+@pytest.mark.parametrize("count", [1, 2, 19, 20, 21, 45])
+@given(text=st.text("ab ", min_size=2, max_size=30), block=st.integers(1, 12))
+def test_a_split_is_the_same_whether_documents_come_whole_or_in_pieces(count, text, block):
+    written = [f"{text}x{i}" for i in range(count)]
+    with mock.patch("scripts.common.BLOCK", block):
+        pieces = list(cut_documents(iter(END.join(written))))
+    documents = whole_documents(END.join(written))
+    for part, expected in zip(pretrain.split(pieces), split_in_memory(documents)):
+        assert joined(part) == joined(part) == expected  # it can be gone through again
+    assert [list(part) for part in pretrain.split(documents)] == [*split_in_memory(documents)]
+
+
+def test_a_file_cut_in_pieces_gives_the_token_files_of_the_whole_text(tmp_path, monkeypatch):
+    text = " ".join(TEXTS) * 30
+    (tmp_path / "text.txt").write_text(text + END + text[::-1], encoding="utf-8")
+    written = []
+    for name, block in (("whole", 10**6), ("pieces", 100)):
+        monkeypatch.setattr(common, "BLOCK", block)
+        corpus = read_corpus([str(tmp_path / "*.txt")])
+        assert any(isinstance(piece, Rest) for piece in corpus) == (name == "pieces")
+        tok = pretrain.prepare(corpus, tmp_path / name, 400, 16)
+        ids = [read_tokens(tmp_path / name / f"{part}.npy").tolist() for part in ("train", "val")]
+        written.append((tok.tokens, ids))
+    assert written[0] == written[1]
+    documents = split_in_memory(whole_documents(text + END + text[::-1]))[0]
+    assert ids[0] == [tok.end_id, *(i for d in documents for i in [*tok.encode(d), tok.end_id])]
+
+
+def test_the_tokenizer_of_a_large_corpus_learns_from_a_sample_and_says_so(tmp_path, monkeypatch, capsys):
+    documents = [f"{word} " * 20 for word in ("low", "new", "old", "lot") for _ in range(25)]
+    monkeypatch.setattr(pretrain, "SAMPLE", 2_000)
+    seen = []
+    train = lambda texts, size: seen.extend(texts) or Tokenizer([bytes([byte]) for byte in range(256)])
+    monkeypatch.setattr(Tokenizer, "train", train)
+    pretrain.prepare(documents, tmp_path, 300, 16)
+    assert seen == documents[:95:4]
+    assert "7,600 characters to train on; the tokenizer learns from every 4th piece" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("before", ["", "é" * 70_000, "\ufeff" + "a " * 99_999], ids=["first", "later block", "marked"])
+def test_a_file_that_is_not_utf8_is_named_with_the_byte(tmp_path, before):
+    content = before.encode() + b"\xff rest"
+    (tmp_path / "a.txt").write_bytes(content)
+    with pytest.raises(ValueError, match=f"a.txt: not UTF-8 text, byte {len(before.encode())} is 0xff"):
+        list(read_corpus([str(tmp_path / "a.txt")]))
+
+
+def test_a_preparation_that_fails_leaves_no_half_written_file_and_no_word_of_success(tmp_path, monkeypatch, capsys):
+    def encode(self, text: str) -> list[int]:
+        if "z" in text:
+            raise OSError("no space left on device")
+        return list(text.encode())
+
+    monkeypatch.setattr(Tokenizer, "encode", encode)
+    with pytest.raises(OSError, match="no space"):
+        pretrain.prepare([*["low lower lowest"] * 15, "z"] * 2, tmp_path, 300, 16)
+    assert not list(tmp_path.iterdir())
+    assert not capsys.readouterr().out
+
+
+def test_lengths_are_added_up_over_the_pieces_of_a_document():
+    training, _ = pretrain.split(["abcde", Rest("fghij"), "k" * 20])
+    assert list(training.borders) == [9, 18]

@@ -1,0 +1,36 @@
+"""What starts quickly: --help needs no torch, and importing minigpt little beyond it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SCRIPTS = [path.stem for path in sorted((ROOT / "scripts").glob("*.py")) if "ArgumentParser" in path.read_text("utf-8")]
+HEAVY = {"torch", "numpy", "transformers", "matplotlib", "tiktoken", "regex", "hypothesis", "minigpt"}
+
+
+def loaded(code: str) -> set[str]:
+    """The modules that a fresh process has after running the code."""
+    report = "import sys, atexit; atexit.register(lambda: print(*sys.modules, file=sys.stderr)); "
+    done = subprocess.run([sys.executable, "-c", report + code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(done.stderr.split())
+
+
+def test_the_scripts_are_found():
+    assert {"demo", "pretrain", "finetune", "generate", "bench"} <= set(SCRIPTS)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_printing_help_imports_nothing_heavy(name):
+    code = f"import runpy; sys.argv = ['{name}', '--help']; runpy.run_module('scripts.{name}', run_name='__main__')"
+    modules = loaded(code)
+    assert "argparse" in modules
+    assert not modules & HEAVY
+
+
+def test_importing_minigpt_leaves_the_tokenizers_libraries_for_later():
+    modules = loaded("import minigpt, decoding, sft")
+    assert {"minigpt.tokenizer", "decoding.beam", "sft.data"} <= modules
+    assert not modules & {"tiktoken", "regex", "gguf", "transformers", "matplotlib"}
