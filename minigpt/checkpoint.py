@@ -5,9 +5,11 @@
 somebody else made runs none of their code.
 """
 
+import hashlib
 import json
 import os
 import shutil
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +24,8 @@ from .loop import TrainState
 from .model import GPT
 from .tokenizer import END, Tokenizer
 from .tokenizer_json import from_json, to_json
+
+CHECKPOINT = ("model.safetensors", "optimizer.safetensors", "state.json")
 
 
 def save(directory: Path | str, model: GPT, tokenizer: Tokenizer | None) -> None:
@@ -108,52 +112,111 @@ def _read_directory(directory: Path) -> tuple:
     return config, stored, tokenizer
 
 
-def save_checkpoint(run: Path | str, model: nn.Module, state: TrainState, keep: int = 2) -> Path:
-    """Write run/checkpoints/step-N: weights, moments and the step; return its path. The last `keep` stay.
+def save_checkpoint(
+    run: Path | str, model: nn.Module, state: TrainState, settings: dict | None = None, keep: int = 2
+) -> Path:
+    """Write run/checkpoints/step-N: weights, moments, the step and settings; return its path. The last `keep` stay.
 
-    It is written aside, synced and renamed in, so a kill at any moment leaves every earlier one whole.
+    It is written aside, synced and renamed in, so a kill at any moment leaves every earlier one whole. sha256.json,
+    written last, tells each byte that changes later. settings: what the run depends on, as JSON, to be compared when
+    it is resumed. Random numbers and the position in the data need no file: both are functions of the step.
     """
     final = Path(run) / "checkpoints" / f"step-{state.step}"
-    if final.exists():  # this step is saved already, and a save is never changed
-        return final
+    with suppress(ValueError, OSError):
+        _check_whole(final)
+        return final  # this step is saved already, and a save is never changed
+    for left_over in final.parent.glob(".step-*"):
+        shutil.rmtree(left_over)
     aside = final.with_name(f".{final.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     _write_tensors(aside / "model.safetensors", dict(model.named_parameters()))
     _write_tensors(aside / "optimizer.safetensors", state.moments)
-    _write(aside / "state.json", _json({"step": state.step}))
+    _write(aside / "state.json", _json({"step": state.step, "settings": settings or {}}))
+    _write(aside / "sha256.json", _json({name: file_hash(aside / name) for name in CHECKPOINT}))
+    _sync(aside)
+    if final.exists():  # damaged, and we went on from an earlier one
+        _remove(final)
     os.replace(aside, final)
     _sync(final.parent)
-    for old in checkpoints(run)[:-keep]:
-        shutil.rmtree(old)
+    saved = checkpoints(run)
+    ours = [path for path in saved if _step(path) <= state.step]  # later ones: of what was given up for an earlier one
+    for path in set(saved) - set(ours[-keep:]):
+        _remove(path)
     return final
 
 
 def checkpoints(run: Path | str) -> list[Path]:
     """The complete checkpoints of a run, oldest first."""
-    found = (Path(run) / "checkpoints").glob("step-*")
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+    return sorted((Path(run) / "checkpoints").glob("step-*"), key=_step)
 
 
-def load_checkpoint(run: Path | str, model: nn.Module) -> TrainState:
-    """Put the newest checkpoint's weights into the model and return the state to pass to `train`.
+def load_checkpoint(
+    run: Path | str, model: nn.Module, settings: dict | None = None, step: int | None = None
+) -> TrainState:
+    """Put a checkpoint's weights into the model and return the state to pass to `train`: the newest, or step's.
 
-    FileNotFoundError when there is none; ValueError when a file is damaged or belongs to another model.
+    FileNotFoundError when it isn't there; ValueError when a file is damaged, when the model is another, or when the
+    run was saved with other settings than these. Each names the file or the setting; the model stays as it was, and
+    another checkpoint than the one that was asked for is never taken instead.
     """
-    saved = checkpoints(run)
+    saved = {_step(path): path for path in checkpoints(run)}
     if not saved:
         raise FileNotFoundError(f"{run}: no checkpoint to resume from, checkpoints/step-N is missing")
-    weights = _read_tensors(saved[-1] / "model.safetensors")
+    save = saved.get(max(saved) if step is None else step)
+    if save is None:
+        raise FileNotFoundError(f"{run}: no checkpoint of step {step}, only of {', '.join(map(str, saved))}")
+    try:
+        _check_whole(save)
+    except ValueError as problem:
+        others = " or ".join(str(number) for number, path in saved.items() if path != save)
+        hint = f"another save is there, ask for it with resume={others}" if others else "no other save is there"
+        raise ValueError(f"{problem}; {hint}") from problem
+    content = _read_json(save / "state.json")
+    if settings is not None:
+        now, was = json.loads(_json(settings)), content["settings"]
+        other = [name for name in now | was if now.get(name) != was.get(name)]
+        if other:
+            values = "; ".join(f"{name}={now.get(name)!r}, it was {was.get(name)!r}" for name in other)
+            raise ValueError(f"{save}: saved by another run than the one to resume: {values}")
+    weights = _read_tensors(save / "model.safetensors")
     parameters = dict(model.named_parameters())
     if {name: p.shape for name, p in weights.items()} != {name: p.shape for name, p in parameters.items()}:
-        raise ValueError(f"{saved[-1]}: the tensors are those of another model than the one to resume")
-    moments, step = _read_tensors(saved[-1] / "optimizer.safetensors"), _read_json(saved[-1] / "state.json").get("step")
-    if not isinstance(step, int):
-        raise ValueError(f"{saved[-1] / 'state.json'}: the key 'step' must be a whole number, not {step!r}")
+        raise ValueError(f"{save}: the tensors are those of another model than the one to resume")
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(weights[name])
-    return TrainState(step, moments)
+    return TrainState(content["step"], _read_tensors(save / "optimizer.safetensors"))
+
+
+def file_hash(path: Path | str) -> str:
+    """The sha256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def _step(save: Path) -> int:
+    return int(save.name.removeprefix("step-"))
+
+
+def _check_whole(save: Path) -> None:
+    """Each file of a checkpoint is, byte for byte, what was written."""
+    for name in ("sha256.json", *CHECKPOINT):
+        if not (save / name).exists():
+            raise ValueError(f"{save / name}: is missing")
+    hashes = _read_json(save / "sha256.json")
+    for name in CHECKPOINT:
+        if file_hash(save / name) != hashes.get(name):
+            raise ValueError(f"{save / name}: damaged, cut short or changed: its hash is not the one in sha256.json")
+
+
+def _remove(save: Path) -> None:
+    """Rename a checkpoint out of sight, then delete it: a kill in between leaves no half of one to be seen."""
+    hidden = save.with_name(f".{save.name}.removed")
+    os.replace(save, hidden)
+    shutil.rmtree(hidden)
 
 
 def _json(content: dict) -> str:
@@ -165,6 +228,8 @@ def _read_json(path: Path) -> dict:
         content = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as problem:
         raise ValueError(f"{path}:{problem.lineno}: not JSON ({problem.msg})") from problem
+    except UnicodeDecodeError as problem:
+        raise ValueError(f"{path}: not UTF-8 text (at byte {problem.start})") from problem
     if not isinstance(content, dict):
         raise ValueError(f"{path}: must be an object with keys, not {content!r:.60}")
     return content

@@ -165,7 +165,7 @@ def test_the_last_checkpoints_stay_and_the_newest_is_resumed(tmp_path, keep, lef
     assert all((moment == 12).all() for moment in state.moments.values())
 
 
-@pytest.mark.parametrize("files", range(3))
+@pytest.mark.parametrize("files", range(5))
 def test_a_checkpoint_that_can_not_be_written_leaves_the_earlier_ones_whole(tmp_path, monkeypatch, files):
     # "checkpoints torn by a kill"
     saved_run(tmp_path, [1, 2])
@@ -187,6 +187,8 @@ def test_a_checkpoint_half_written_by_a_killed_run_is_not_seen(tmp_path):
     torn.mkdir()
     (torn / "model.safetensors").write_bytes(b"torn")
     assert load_checkpoint(tmp_path, tiny()).step == 1
+    saved_run(tmp_path, [3])
+    assert not torn.exists()
 
 
 def test_a_run_without_a_checkpoint_is_refused(tmp_path):
@@ -203,23 +205,83 @@ def test_a_checkpoint_of_another_model_is_refused_and_the_model_stays(tmp_path):
         assert torch.equal(model(IDS), tiny(**changes)(IDS))
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
-def test_a_damaged_checkpoint_is_refused_by_its_file(tmp_path, name):
+@pytest.mark.parametrize("step", [None, 3, 9])
+def test_a_step_can_be_asked_for(tmp_path, step):
+    saved_run(tmp_path, [3, 9])
+    model = tiny()
+    assert load_checkpoint(tmp_path, model, step=step).step == (step or 9)
+    assert_close(model.state_dict(), tiny(seed=step or 9).state_dict(), rtol=0, atol=0)
+
+
+def test_a_step_that_is_not_saved_is_refused_with_those_that_are(tmp_path):
+    saved_run(tmp_path, [3, 9])
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path}: no checkpoint of step 5, only of 3, 9"):
+        load_checkpoint(tmp_path, tiny(), step=5)
+
+
+FILES = ["model.safetensors", "optimizer.safetensors", "state.json", "sha256.json"]
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("fault", ["cut short", "missing", "longer", *range(8)])
+def test_a_damaged_save_is_refused_by_its_file_and_another_is_taken_only_when_asked_for(tmp_path, name, fault):
+    saved_run(tmp_path, [1, 2])
+    path = tmp_path / "checkpoints" / "step-2" / name
+    content = bytearray(path.read_bytes())
+    if fault == "missing":
+        path.unlink()
+    elif fault == "cut short":
+        path.write_bytes(content[:-7])
+    elif fault == "longer":
+        path.write_bytes(content + content)
+    else:
+        content[len(content) * fault // 8] ^= 1 << fault  # one bit, at the file's beginning, in the middle, …
+        path.write_bytes(content)
+    model = tiny()
+    with pytest.raises(
+        ValueError, match=f"{path.parent}/.*; another save is there, ask for it with resume=1$"
+    ) as found:
+        load_checkpoint(tmp_path, model)
+    assert str(path) in str(found.value) or name == "sha256.json"  # a hash that changed speaks of the file it is for
+    assert torch.equal(model(IDS), tiny()(IDS))
+    assert load_checkpoint(tmp_path, model, step=1).step == 1
+
+
+def test_the_only_save_being_damaged_there_is_no_other_to_ask_for(tmp_path):
     saved_run(tmp_path, [1])
-    path = tmp_path / "checkpoints" / "step-1" / name
-    path.write_bytes(path.read_bytes()[:7])
-    with pytest.raises(ValueError, match=f"{path}"):
+    (tmp_path / "checkpoints" / "step-1" / "state.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"state\.json: damaged.*; no other save is there"):
         load_checkpoint(tmp_path, tiny())
-    path.unlink()
-    with pytest.raises(FileNotFoundError, match=f"{path}"):
-        load_checkpoint(tmp_path, tiny())
+
+
+def test_a_run_that_went_on_from_an_earlier_save_replaces_the_damaged_and_drops_the_later_ones(tmp_path):
+    saved_run(tmp_path, [1, 2, 3, 4], keep=9)
+    path = tmp_path / "checkpoints" / "step-2" / "model.safetensors"
+    path.write_bytes(b"damaged")
+    saved_run(tmp_path, [2])  # as the run goes on from step 1
+    assert [path.name for path in checkpoint.checkpoints(tmp_path)] == ["step-1", "step-2"]
+    assert load_checkpoint(tmp_path, tiny()).step == 2
+
+
+@pytest.mark.parametrize("change", [{"lr": 0.1}, {"seed": None}, {"betas": [0.9, 0.99]}, {"clip": 1.0}], ids=str)
+def test_a_run_with_other_settings_is_refused_by_the_one_that_differs(tmp_path, change):
+    settings = {"lr": 0.3, "seed": 0, "betas": (0.9, 0.95), "data": "f00d"}
+    saved_run(tmp_path, [1], settings=settings)
+    assert load_checkpoint(tmp_path, tiny(), settings).step == 1
+    ((name, value),) = change.items()
+    was = {"lr": "0.3", "seed": "0", "betas": r"\[0.9, 0.95\]", "clip": "None"}[name]
+    model = tiny()
+    with pytest.raises(ValueError, match=rf"step-1: saved by another run.*: {name}=.*, it was {was}$") as found:
+        load_checkpoint(tmp_path, model, settings | change)
+    assert f"{name}={value}" in str(found.value) and "data" not in str(found.value)
+    assert torch.equal(model(IDS), tiny()(IDS))
 
 
 def test_a_checkpoint_is_written_without_pickle(tmp_path):
-    saved_run(tmp_path, [1])
-    names = {path.name for path in (tmp_path / "checkpoints" / "step-1").iterdir()}
-    assert names == {"model.safetensors", "optimizer.safetensors", "state.json"}
-    assert json.loads((tmp_path / "checkpoints" / "step-1" / "state.json").read_text()) == {"step": 1}
+    saved_run(tmp_path, [1], settings={"lr": 0.1})
+    assert sorted(path.name for path in (tmp_path / "checkpoints" / "step-1").iterdir()) == sorted(FILES)
+    state = json.loads((tmp_path / "checkpoints" / "step-1" / "state.json").read_text())
+    assert state == {"step": 1, "settings": {"lr": 0.1}}
 
 
 def test_a_step_that_is_saved_already_is_never_written_again(tmp_path):
