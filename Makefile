@@ -26,7 +26,7 @@ tokens: .venv/demo.done  ## TEXT="…": how a tokenizer cuts it
 
 pretrain: .venv/demo.done  ## DATA='books/*.txt' OUT=runs/books: a base model from your own text
 	$(PY) -m scripts.pretrain $(if $(DATA),--data $(DATA)) $(if $(OUT),--out $(OUT)) $(if $(STEPS),--steps $(STEPS)) \
-	  --seed $(SEED) $(if $(OVERWRITE),--overwrite) $(if $(RESUME),--resume) \
+	  --seed $(SEED) $(if $(OVERWRITE),--overwrite) $(if $(RESUME),--resume $(filter-out 1,$(RESUME))) \
 	  $(if $(BACKEND),--backend $(BACKEND)) $(ARGS)
 
 sft: .venv/demo.done  ## DATA=mine.jsonl BASE=base OUT=runs/mine: fine-tune on your own demonstrations

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from . import parallel
 from .config import TrainConfig
 from .data import IGNORE, Batch, Batches
 from .functional import cross_entropy
@@ -42,34 +43,43 @@ class TrainState:
     moments: dict[str, Tensor] = field(default_factory=dict)
 
 
-def train(model: nn.Module, batches: Batches, config: TrainConfig, state: TrainState | None = None) -> Iterator[Step]:
+def train(
+    model: nn.Module,
+    batches: Batches,
+    config: TrainConfig,
+    state: TrainState | None = None,
+    compiled: nn.Module | None = None,
+) -> Iterator[Step]:
     """Train the model in place, yielding a Step after each update until config.steps are done.
 
     batches: step (from 0) -> Batch. state: from an earlier run, to go on where it ended, or a fresh one to be filled.
-    ValueError for a batch without a target; FloatingPointError when loss or gradients stop being finite, before they
-    reach the weights.
+    compiled: torch.compile(model), to compute the logits more quickly. Several processes (parallel.py) share each
+    batch's rows and take the same step as one. ValueError for a batch without a target; FloatingPointError when loss
+    or gradients stop being finite, before they reach the weights.
     """
     state = TrainState() if state is None else state
+    forward = parallel.replicate(model if compiled is None else compiled)
     device = next(model.parameters()).device
     parameters = list(model.parameters())
     optimizers = make_optimizers(model, config, state)
     for step in range(state.step, config.steps):
         started = time.perf_counter()
         model.train()  # here, as whoever consumes the steps may evaluate in between
-        torch.manual_seed(hash((config.seed, step)))  # dropout draws from here: each step can be repeated
+        torch.manual_seed(hash((config.seed, step, parallel.rank())))  # dropout: each step can be repeated
         batch = batches(step).to(device)
         tokens, loss = batch.learnt(), 0.0
         if tokens == 0:
             raise ValueError(f"step {step + 1}: the batch holds no target to learn")
         for parameter in parameters:
             parameter.grad = None
-        for piece in batch.split(config.micro_batches):
+        for piece in parallel.pieces(forward, batch, config.micro_batches):
             with autocast(device, config.precision):
-                logits = model(piece.inputs)
+                logits = forward(piece.inputs)
             # Divided by the whole batch's targets, so any number of pieces adds up to the same gradient.
             piece_loss = cross_entropy(logits, piece.targets, IGNORE, "sum", fused=True) / tokens
             piece_loss.backward()
             loss += piece_loss.item()
+        loss = parallel.total(loss, device)
         grad_norm = clip_gradients([parameter.grad for parameter in parameters], config.clip)
         share = learning_rate(step, config)
         _check_finite(model, step + 1, loss, grad_norm, config.lr * share)

@@ -22,9 +22,17 @@ ARROWS = {
     "minigpt.tokenizer_json": {"minigpt.tokenizer"},
     "minigpt.data": set(),
     "minigpt.muon": set(),
+    "minigpt.parallel": {"minigpt.data"},
     "minigpt.optim": {"minigpt.config"},  # the schedule's numbers
     "minigpt.model": {"minigpt.functional", "minigpt.config"},
-    "minigpt.loop": {"minigpt.data", "minigpt.functional", "minigpt.optim", "minigpt.muon", "minigpt.config"},
+    "minigpt.loop": {
+        "minigpt.data",
+        "minigpt.functional",
+        "minigpt.optim",
+        "minigpt.muon",
+        "minigpt.config",
+        "minigpt.parallel",
+    },
     "minigpt.pretrained": {"minigpt.config"},
     "minigpt.gguf": {"minigpt.config", "minigpt.pretrained", "minigpt.tokenizer", "minigpt.tokenizer_json"},
     "minigpt.checkpoint": {
