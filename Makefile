@@ -45,8 +45,9 @@ compare: .venv/demo.done  ## PROMPT="…" MODEL=base: every algorithm on one pro
 ask: .venv/demo.done  ## QUESTION="…" MODEL=base|sft: ask a model
 	@$(PY) -m scripts.ask --question '$(subst ','\'',$(QUESTION))' $(if $(MODEL),--model $(MODEL)) $(ARGS)
 
-chat: .venv/demo.done  ## MODEL=sft: talk to a model
-	@$(PY) -m scripts.chat $(if $(MODEL),--model $(MODEL)) $(ARGS)
+chat: .venv/demo.done  ## MODEL=sft SYSTEM="…" BASE=base: talk to a model, /help lists its knobs
+	@$(PY) -m scripts.chat $(if $(MODEL),--model $(MODEL)) $(if $(SYSTEM),--system '$(subst ','\'',$(SYSTEM))') \
+	  $(if $(BASE),--base $(BASE)) $(ARGS)
 
 claims: .venv/test.done  ## the lecture's statements: code, test and measured figure of each
 	@$(PY) -m scripts.claims

@@ -22,23 +22,33 @@ def run(main: Callable[[], object]) -> None:
     try:
         main()
     except (ValueError, OSError, FloatingPointError) as problem:
-        text = str(problem)
-        if isinstance(problem, OSError) and problem.strerror and problem.filename:
-            text = f"{problem.filename}: {problem.strerror}"
-        print(f"error: {' '.join(text.split())}", file=sys.stderr)
+        print(f"error: {one_line(problem)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         sys.exit(130)
 
 
+def one_line(problem: Exception) -> str:
+    """What a user is told of a problem."""
+    text = str(problem)
+    if isinstance(problem, OSError) and problem.strerror and problem.filename:
+        text = f"{problem.filename}: {problem.strerror}"
+    return " ".join(text.split())
+
+
+def model_directory(name: str) -> Path:
+    """Where a model is, given its path or a short name: base and sft, which the demo made, or smollm."""
+    return Path({"base": "runs/demo/base", "sft": "runs/demo/sft", "smollm": smollm()}.get(name, name))
+
+
 def open_model(name: str):
-    """Load a model by path, or by a short name: base and sft, which the demo made, or smollm: (model, tokenizer)."""
+    """Load a model by its path or short name: (model, tokenizer)."""
     from minigpt import load
 
-    directory = {"base": "runs/demo/base", "sft": "runs/demo/sft", "smollm": smollm()}.get(name, name)
-    if not Path(directory).exists():
-        hint = "make smollm" if name == "smollm" else "make demo" if directory != name else None
+    directory = model_directory(name)
+    if not directory.exists():
+        hint = {"smollm": "make smollm", "base": "make demo", "sft": "make demo"}.get(name)
         raise FileNotFoundError(f"{directory}: " + (f"run `{hint}` first" if hint else "no such run directory"))
     model, tok = load(directory)
     if tok is None:

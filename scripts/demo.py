@@ -85,7 +85,9 @@ def main() -> None:
         examples = read_examples(world_dir / "demonstrations.jsonl")
         schedule = finetune.SCHEDULE | ({"steps": 20} if args.quick else {})
         tuned = copy.deepcopy(base)
-        _, tuning = finetune.finetune(tuned, tok, examples, sft_dir, schedule, finetune.BATCH_SIZE, args.seed)
+        _, tuning = finetune.finetune(
+            tuned, tok, examples, sft_dir, schedule, finetune.BATCH_SIZE, args.seed, base=base_dir
+        )
     print(f"  {len(examples):,} demonstrations, {schedule['steps']} steps, {watch.seconds['finetune']:.0f} s")
     print(f"  loss {tuning['first_loss']:.2f} before, {tuning['last_loss']:.3f} after")
 

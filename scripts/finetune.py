@@ -7,15 +7,20 @@ import argparse
 from collections.abc import Iterable
 from pathlib import Path
 
-from scripts.common import open_model, read_corpus, refuse_existing, run, show_progress, table
+from scripts.common import open_model, read_corpus, refuse_existing, run, show_progress, table, write_json
 from scripts.pretrain import LossLog
 
 SCHEDULE = {"steps": 160, "lr": 5e-4, "weight_decay": 0.0, "precision": "auto"}
 BATCH_SIZE = 32
 
 
-def finetune(model, tok, examples, directory: Path, schedule: dict, batch_size: int, seed: int, loss_on="response"):
-    """Fine-tune the model in place, write it and its log into the directory; return it with the first and last loss."""
+def finetune(
+    model, tok, examples, directory: Path, schedule: dict, batch_size: int, seed: int, loss_on="response", base="base"
+):
+    """Fine-tune the model in place, write it and its log into the directory; return it with the first and last loss.
+
+    base: where it came from, which is noted in made_from.json, with the turns of the longest demonstration.
+    """
     from minigpt import TrainConfig, save
     from sft import fine_tune
 
@@ -26,6 +31,8 @@ def finetune(model, tok, examples, directory: Path, schedule: dict, batch_size: 
         log.add(step)
         losses.append(step.loss)
     save(directory, model.eval(), tok)
+    turns = max(sum(message.role == "user" for message in example.messages) for example in examples)
+    write_json(directory / "made_from.json", {"base": str(base), "turns": turns})
     log.plot()
     return model, {"first_loss": losses[0], "last_loss": losses[-1]}
 
@@ -74,7 +81,7 @@ def main() -> None:
 
     before, said_before = look()
     schedule = {name: getattr(args, name) for name in SCHEDULE}
-    finetune(model, tok, examples, args.out, schedule, args.batch_size, args.seed, args.loss_on)
+    finetune(model, tok, examples, args.out, schedule, args.batch_size, args.seed, args.loss_on, args.base)
     after, said_after = look()
     names = ["loss on held-out responses", "loss on the base model's text"]
     table(["", "before", "after"], [[name, *pair] for name, *pair in zip(names, before, after)])
