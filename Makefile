@@ -52,6 +52,12 @@ chat: .venv/demo.done  ## MODEL=sft SYSTEM="…" BASE=base: talk to a model, /he
 claims: .venv/test.done  ## the lecture's statements: code, test and measured figure of each
 	@$(PY) -m scripts.claims
 
+exercises: .venv/test.done  ## the pieces of the source to write anew, in the lecture's order
+	@$(PY) -m scripts.exercise
+
+exercise: .venv/test.done  ## TOPIC=top_p: the project without that piece, in exercises/top_p, and how to grade it
+	@$(PY) -m scripts.exercise --topic '$(TOPIC)' $(if $(OVERWRITE),--overwrite)
+
 twin: .venv/demo.done  ## STEPS=300: train with PyTorch and with NumPy, and lay the loss curves over each other
 	$(PY) -m scripts.twin $(if $(STEPS),--steps $(STEPS)) $(if $(OUT),--out $(OUT)) --seed $(SEED) $(ARGS)
 

@@ -1,0 +1,180 @@
+"""Exercises made from the shipped source: a copy of the project with one piece taken out, and the tests to grade it.
+
+python -m scripts.exercise --topic top_p
+"""
+
+import argparse
+import ast
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+from scripts.common import run
+
+ROOT = Path(__file__).parent.parent
+COPIED = ("minigpt", "decoding", "sft", "scripts", "tests", "pyproject.toml")
+
+
+class Exercise(NamedTuple):
+    """A piece of the source to write anew, and the tests that fail without it."""
+
+    statement: str  # of the lecture
+    file: str
+    name: str  # the function whose body is taken out, Class.function for a method
+    task: str
+    tests: str  # what pytest is called with
+    only: str = ""  # take out just the statement of the function that begins so
+    helper: str = ""  # a function taken out whole, as it would tell the answer
+
+
+TOPICS = {
+    "bpe_merge": Exercise(
+        "P1", "minigpt/tokenizer.py", "_merge", "join each occurrence of the pair, from left to right, into the token",
+        "minigpt/tokenizer.py tests/test_tokenizer.py -k 'learn_merges or training_learns or a_tie_goes'"),
+    "bpe_encode": Exercise(
+        "P1", "minigpt/tokenizer.py", "Tokenizer.encode_by_hand", "merge the earliest learnt pair until none is left",
+        "minigpt/tokenizer.py tests/test_tokenizer.py -k by_hand"),
+    "norm": Exercise(
+        "P2", "minigpt/functional.py", "rms_norm", "divide by the root mean square over the last axis, then scale",
+        "minigpt/functional.py tests/test_functional.py -k rms_norm"),
+    "rotary": Exercise(
+        "P2", "minigpt/functional.py", "rotate", "turn each pair of entries by its angle",
+        "minigpt/functional.py tests/test_functional.py -k 'rotate or rotary_is or rotary_keeps'"),
+    "attention": Exercise(
+        "P2", "minigpt/functional.py", "causal_attention", "softmax(q·k / sqrt D) v, where the mask allows a look",
+        "minigpt/functional.py tests/test_functional.py -k 'attention or no_logit_is'"),
+    "kv_cache": Exercise(
+        "P2", "minigpt/model.py", "Cache.store", "write behind the used slots, return all that is there",
+        "tests/test_model.py -k 'cache_grows or reordered_rows'"),
+    "cross_entropy": Exercise(
+        "P3", "minigpt/functional.py", "cross_entropy", "the mean of -log p(target) over the targets that are learnt",
+        "minigpt/functional.py tests/test_functional.py -k cross_entropy"),
+    "adamw": Exercise(
+        "P3", "minigpt/optim.py", "AdamW.step", "update both running means, decay matrices, move every parameter",
+        "minigpt/optim.py tests/test_optim.py -k 'adamw or decayed'"),
+    "attention_backward": Exercise(
+        "P3", "minigpt/numpy_gpt.py", "attention_backward", "from dy back to dx and the four weights' gradients",
+        "tests/test_numpy_gpt.py -k 'attentions_way_back or blocks_way_back or models_way_back'"),
+    "stop": Exercise(
+        "G2", "decoding/generate.py", "why_full", '"length", "context", or None while there is room',
+        "tests/test_decoding_slides.py -k whichever_is_first"),
+    "choice": Exercise(
+        "G4", "decoding/generate.py", "generate_steps", "ids (B,): the argmax at temperature 0, else drawn",
+        "tests/test_decoding_slides.py -k 'for_loop or greedy_takes or multinomial'", only="if temperature == 0:"),
+    "beam": Exercise(
+        "G5", "decoding/beam.py", "beam_steps", "go down the ranking: what is kept, what is pruned, what has finished?",
+        "tests/test_decoding_slides.py tests/test_decoding_beam.py -k 'beam_slide or plain_one or width_one'",
+        only="for rank, "),
+    "multinomial": Exercise(
+        "G6", "decoding/generate.py", "draw", "walk up the cumulative distribution until it passes the uniform number",
+        "decoding/generate.py tests/test_decoding_filters.py -k draw"),
+    "top_k": Exercise(
+        "G7", "decoding/filters.py", "top_k", "keep the k most probable; of equals, the lowest ids",
+        "decoding/filters.py tests/test_decoding_filters.py -k top_k"),
+    "top_p": Exercise(
+        "G8", "decoding/filters.py", "top_p", "keep the smallest set of most probable tokens that reaches p",
+        "decoding/filters.py tests/test_decoding_filters.py -k top_p", helper="_until"),
+    "temperature": Exercise(
+        "G9", "decoding/filters.py", "temperature", "divide the logits by t, and mind t = 0 and overflow",
+        "decoding/filters.py tests/test_decoding_filters.py -k temperature"),
+    "template_mask": Exercise(
+        "S3", "sft/template.py", "encode_conversation", "lay each message out, and say which tokens are learnt",
+        "sft/template.py tests/test_template.py -k 'encode_conversation or by_hand or exactly_the_responses'",
+        only="for place, message in "),
+    "collation": Exercise(
+        "S5", "sft/data.py", "collate", "inputs without their last id, targets shifted by one, IGNORE where not learnt",
+        "tests/test_sft_data.py -k 'batch_laid_out_by_hand or adds_neither_loss'"),
+}  # fmt: skip
+
+
+def without(source: str, exercise: Exercise) -> str:
+    """The source of a file with the exercise's piece taken out. ValueError when the piece isn't there, once."""
+    function = find(source, exercise.name)
+    if exercise.only:
+        found = [node for node in ast.walk(function) if isinstance(node, ast.stmt)]
+        found = [node for node in found if ast.get_source_segment(source, node).startswith(exercise.only)]
+        if len(found) != 1:
+            raise ValueError(
+                f"{exercise.file}: {exercise.name} has {len(found)} statements that begin {exercise.only!r}"
+            )
+        first, last, indent = found[0].lineno, found[0].end_lineno, found[0].col_offset
+    else:
+        body = function.body
+        first = body[0].end_lineno + 1 if ast.get_docstring(function) else body[0].lineno
+        last, indent = function.end_lineno, body[0].col_offset
+    lines = source.split("\n")
+    lines[first - 1 : last] = [f"{' ' * indent}raise NotImplementedError({'your turn: ' + exercise.task!r})"]
+    if exercise.helper:
+        helper = find("\n".join(lines), exercise.helper)
+        del lines[helper.lineno - 1 : helper.end_lineno + 2]
+    return "\n".join(lines)
+
+
+def find(source: str, name: str) -> ast.AST:
+    """The function, class or value that a file defines under a name, Class.name for what a class defines.
+
+    >>> find("class A:\\n    def f(self): ...", "A.f").lineno
+    2
+    """
+    node = ast.parse(source)
+    for part in name.split("."):
+        found = [child for child in node.body if part in names(child)]
+        if not found:
+            raise ValueError(f"{name} is not defined")
+        node = found[0]
+    return node
+
+
+def names(node: ast.stmt) -> list[str]:
+    """What a statement defines."""
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return [node.name]
+    targets = getattr(node, "targets", [getattr(node, "target", None)])
+    return [leaf.id for target in targets if target for leaf in ast.walk(target) if isinstance(leaf, ast.Name)]
+
+
+def make(topic: str, directory: Path, overwrite: bool = False) -> Path:
+    """Copy the project into the directory, with the topic's piece taken out; return the file to work on.
+
+    ValueError for a topic that isn't known, or when the directory is there already.
+    """
+    if topic not in TOPICS:
+        raise ValueError(f"{topic!r} is not a topic; there are {', '.join(TOPICS)}")
+    if directory.exists() and not overwrite:
+        raise ValueError(f"{directory}: is there already, with your work; OVERWRITE=1 begins anew")
+    exercise = TOPICS[topic]
+    gap = without((ROOT / exercise.file).read_text(encoding="utf-8"), exercise)
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    for name in COPIED:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, directory / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / name, directory)
+    (directory / exercise.file).write_text(gap, encoding="utf-8")
+    return directory / exercise.file
+
+
+def grade(topic: str) -> str:
+    return f"(cd exercises/{topic} && ../../.venv/bin/python -m pytest -x {TOPICS[topic].tests})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="scripts.exercise", description=__doc__.split("\n")[0])
+    parser.add_argument("--topic", help="which one to make (default: list them)")
+    parser.add_argument("--overwrite", action="store_true", help="begin anew where you have worked already")
+    args = parser.parse_args()
+    if args.topic is None:
+        for topic, exercise in TOPICS.items():
+            print(f"{exercise.statement}  {topic:18}  {exercise.file}: {exercise.name}")
+            print(f"      {grade(topic)}")
+        print("\nmake exercise TOPIC=… copies the project into exercises/ with that piece taken out")
+        return
+    path = make(args.topic, ROOT / "exercises" / args.topic, args.overwrite)
+    exercise = TOPICS[args.topic]
+    print(f"{exercise.statement}  {exercise.name}: {exercise.task}")
+    print(f"write it in  {path.relative_to(ROOT)}\ngrade it by  {grade(args.topic)}")
+
+
+if __name__ == "__main__":
+    run(main)
