@@ -49,8 +49,8 @@ chat: .venv/demo.done  ## MODEL=sft SYSTEM="…" BASE=base: talk to a model, /he
 	@$(PY) -m scripts.chat $(if $(MODEL),--model $(MODEL)) $(if $(SYSTEM),--system '$(subst ','\'',$(SYSTEM))') \
 	  $(if $(BASE),--base $(BASE)) $(ARGS)
 
-claims: .venv/test.done  ## the lecture's statements: code, test and measured figure of each
-	@$(PY) -m scripts.claims
+claims: .venv/test.done  ## the lecture's statements: code, test and measured figure of each, none may lack
+	@$(PY) -m scripts.claims $(ARGS)
 
 exercises: .venv/test.done  ## the pieces of the source to write anew, in the lecture's order
 	@$(PY) -m scripts.exercise

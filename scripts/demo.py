@@ -5,11 +5,14 @@ python -m scripts.demo --out runs/demo --seed 0
 
 import argparse
 import copy
+import shutil
 import time
 from pathlib import Path
 
 from scripts import compare, finetune, measure, pretrain, toyworld
 from scripts.common import Stopwatch, read_corpus, run, table, write_json
+
+SMALLER = {"n_layers": 1, "n_heads": 2, "d_model": 64, "d_ff": 176}  # for P6: the same text, steps and recipe
 
 
 def heading(statements: str, text: str) -> None:
@@ -30,7 +33,8 @@ def main() -> None:
     import torch
 
     from scripts.report import write_report
-    from sft import read_examples
+    from sft import encode_examples, read_examples
+    from sft.finetune import train
 
     print(f"seed {args.seed}, {torch.get_num_threads()} threads, into {args.out}")
     watch, story = Stopwatch(), {"quiz": not args.no_quiz, "memorised": args.memorised}
@@ -99,6 +103,20 @@ def main() -> None:
     watch.seconds["ask"] = round(watch.seconds["ask"] + asked, 2)
     for q, said in list(zip(ten, after))[:3]:
         print(f"  {q['question']} ⟶ {said}{'' if said == q['answer'] else '   (' + q['answer'] + ')'}")
+
+    heading("P6", "A smaller base model, on the same text")
+    with watch("smaller"):
+        (args.out / "smaller").mkdir(exist_ok=True)
+        for name in ("train.npy", "val.npy"):
+            shutil.copy(base_dir / name, args.out / "smaller")
+        shape, steps = pretrain.SHAPE | SMALLER, {"steps": results["steps"]}
+        small, smaller = pretrain.pretrain(
+            tok, args.out / "smaller", shape, pretrain.SCHEDULE | steps, pretrain.BATCH_SIZE, args.seed
+        )
+        smaller["cloze"] = measure.cloze(small.eval(), tok, questions)
+    size = results["parameters"] / smaller["parameters"]
+    print(f"  loss {smaller['val_loss']:.3f}, and it knows {smaller['cloze']:.0%} of the facts")
+    print(f"  loss {results['val_loss']:.3f}, and it knows {answers['base_cloze']:.0%}, with {size:.0f} times the size")
     print()
     table(
         [f"of {len(questions)} questions about people held out of fine-tuning", "right"],
@@ -115,7 +133,14 @@ def main() -> None:
     story["ten"] = [{**q, "told": t, "base": b, "sft": a} for q, t, b, a in zip(ten, told, before, after)]
     results |= {"documents": len(documents), "demonstrations": len(examples)}
     watch.seconds["total"] = round(time.perf_counter() - started, 2)
+    learn = [learnt for row in encode_examples(tok, examples, base.context_length).learn for learnt in row]
+    tuning |= {
+        "steps": schedule["steps"],
+        "learnt": measure.share(learn),
+        "loop": f"{train.__module__}.{train.__name__}",
+    }
     results = {"seed": args.seed, "seconds": watch.seconds, "base": results, "answers": answers}
+    results |= {"sft": tuning, "smaller": smaller, "tasks": story["trace"]["tasks"]}
     results["decoding"] = story["trace"]["continuations"]
     write_json(args.out / "results.json", results)
     write_report(args.out, results, story)

@@ -12,15 +12,20 @@ def read_questions(path: Path) -> list[dict]:
 
 def continuations(model, tok, prompts: list[list[int]], max_new_tokens: int, endless: bool = False) -> list[str]:
     """What a model says greedily after each prompt, up to its end token, or without one."""
+    return [text for text, _ in said_and_stop(model, tok, prompts, max_new_tokens, endless)]
+
+
+def said_and_stop(model, tok, prompts, max_new_tokens: int, endless: bool = False) -> list[tuple[str, str]]:
+    """The same, each with why it ended: "eos", "length" or "context"."""
     from decoding import generate
 
-    end, texts = tok.end_id, []
+    end, said = tok.end_id, []
     banned = [end] if endless else []
     for i in range(0, len(prompts), CHUNK):
         chunk = prompts[i : i + CHUNK]
-        for said in generate(model, chunk, max_new_tokens=max_new_tokens, eos_id=end, temperature=0, banned_ids=banned):
-            texts.append(tok.decode(token for token in said.ids if token != end))
-    return texts
+        for g in generate(model, chunk, max_new_tokens=max_new_tokens, eos_id=end, temperature=0, banned_ids=banned):
+            said.append((tok.decode(token for token in g.ids if token != end), g.stop))
+    return said
 
 
 def as_text(tok, text: str) -> list[int]:
@@ -71,10 +76,14 @@ def base_answers(model, tok, questions: list[dict], demonstrations: list[dict]) 
 
 
 def sft_answers(model, tok, questions: list[dict]) -> dict:
-    """How often the fine-tuned model gives exactly the answer and stops, for wordings met in fine-tuning and others."""
-    said = continuations(model, tok, [as_question(tok, q["question"]) for q in questions], 16)
-    right = [text == q["answer"] for text, q in zip(said, questions)]
+    """How often the fine-tuned model gives exactly the answer and stops, for wordings met in fine-tuning and others.
+
+    sft_ended: how often it ends by the end token, right or wrong.
+    """
+    said = said_and_stop(model, tok, [as_question(tok, q["question"]) for q in questions], 16)
+    right = [text == q["answer"] for (text, _), q in zip(said, questions)]
     return {
+        "sft_ended": share(stop == "eos" for _, stop in said),
         "sft_exact": share(r for r, q in zip(right, questions) if q["phrasing_seen"]),
         "sft_exact_unseen_phrasing": share(r for r, q in zip(right, questions) if not q["phrasing_seen"]),
     }

@@ -156,13 +156,20 @@ def test_settings_by_task_are_measured_on_the_prompt(monkeypatch, capsys, tmp_pa
 def test_the_demo_tells_the_whole_story(monkeypatch, capsys, tmp_path):
     assert call(monkeypatch, demo, "--quick", "--out", tmp_path) == 0
     results = json.loads((tmp_path / "results.json").read_text())
-    assert set(results["seconds"]) == {"corpus", "tokenizer", "pretrain", "decode", "finetune", "ask", "total"}
+    stages = {"corpus", "tokenizer", "pretrain", "decode", "finetune", "ask", "smaller", "total"}
+    assert set(results["seconds"]) == stages
     assert abs(results["base"]["first_loss"] - results["base"]["ln_vocab"]) < 0.1
     assert results["base"]["val_loss"] < 3
     assert {"n", "base_cloze", "base_exact", "base_exact_raw", "base_exact_3shot", "base_mentions"} < set(
         results["answers"]
     )
     assert "<svg" in (tmp_path / "report.html").read_text()
+    assert call(monkeypatch, claims, "--results", tmp_path / "results.json") == 0
+    del results["tasks"]
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    capsys.readouterr()
+    assert call(monkeypatch, claims, "--results", tmp_path / "results.json") == 1
+    assert "G10 lacks a figure" in capsys.readouterr().out
 
 
 def test_every_statement_is_listed_and_every_mark_is_a_statement():
@@ -170,3 +177,30 @@ def test_every_statement_is_listed_and_every_mark_is_a_statement():
     assert set(marked) <= set(claims.CLAIMS)
     numbers = [f"{letter}{i}" for letter, count in (("P", 6), ("G", 12), ("S", 7)) for i in range(1, count + 1)]
     assert list(claims.CLAIMS) == numbers
+
+
+def test_every_statement_has_code_that_is_there_a_test_and_a_way_to_read_its_figure():
+    marked = claims.tests_of_claims(claims.ROOT / "tests")
+    lacks = {number: claims.lacking(claim, marked[number], None) for number, claim in claims.CLAIMS.items()}
+    assert {number for number, what in lacks.items() if what} == set(claims.EXEMPT) == {"G12", "S7"}
+
+
+@pytest.mark.parametrize(
+    ("change", "lacks"),
+    [
+        ({"code": "minigpt/loop.py: train, trane"}, "code (minigpt/loop.py: train, trane is not there)"),
+        ({"code": "minigpt/lop.py: train"}, "code (minigpt/lop.py: train is not there)"),
+        ({"figure": None}, "a figure"),
+    ],
+)
+def test_a_statement_without_code_test_or_figure_fails(monkeypatch, capsys, tmp_path, change, lacks):
+    monkeypatch.chdir(tmp_path)  # no demo here
+    assert call(monkeypatch, claims) == 0
+    assert "figure  run make demo" in capsys.readouterr().out
+    monkeypatch.setitem(claims.CLAIMS, "P3", claims.CLAIMS["P3"]._replace(**change))
+    assert call(monkeypatch, claims) == 1
+    assert f"P3 lacks {lacks}" in capsys.readouterr().out.splitlines()
+    monkeypatch.setattr(claims, "tests_of_claims", lambda _: claims.defaultdict(list))
+    assert call(monkeypatch, claims) == 1
+    assert "G1 lacks a test" in capsys.readouterr().out.splitlines()
+    refuses(monkeypatch, capsys, "No such file", claims, "--results", tmp_path / "results.json")
