@@ -29,8 +29,9 @@ class Exercise(NamedTuple):
 
 TOPICS = {
     "bpe_merge": Exercise(
-        "P1", "minigpt/tokenizer.py", "_merge", "join each occurrence of the pair, from left to right, into the token",
-        "minigpt/tokenizer.py tests/test_tokenizer.py -k 'learn_merges or training_learns or a_tie_goes'"),
+        "P1", "minigpt/tokenizer.py", "learn_merges", "join the pair wherever it stands; note which counts change",
+        "minigpt/tokenizer.py tests/test_tokenizer.py -k 'learn_merges or training_learns or a_tie_goes'",
+        only="while at < len(word) - 1:"),
     "bpe_encode": Exercise(
         "P1", "minigpt/tokenizer.py", "Tokenizer.encode_by_hand", "merge the earliest learnt pair until none is left",
         "minigpt/tokenizer.py tests/test_tokenizer.py -k by_hand"),
@@ -53,7 +54,7 @@ TOPICS = {
         "P3", "minigpt/optim.py", "AdamW.step", "update both running means, decay matrices, move every parameter",
         "minigpt/optim.py tests/test_optim.py -k 'adamw or decayed'"),
     "attention_backward": Exercise(
-        "P3", "minigpt/numpy_gpt.py", "attention_backward", "from dy back to dx and the four weights' gradients",
+        "P3", "minigpt/numpy_gpt.py", "attention_backward", "from dy back to dx and the two weights' gradients",
         "tests/test_numpy_gpt.py -k 'attentions_way_back or blocks_way_back or models_way_back'"),
     "stop": Exercise(
         "G2", "decoding/generate.py", "why_full", '"length", "context", or None while there is room',
