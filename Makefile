@@ -33,6 +33,9 @@ sft: .venv/demo.done  ## DATA=mine.jsonl BASE=base OUT=runs/mine: fine-tune on y
 	$(PY) -m scripts.finetune $(if $(DATA),--data $(DATA)) $(if $(BASE),--base $(BASE)) $(if $(OUT),--out $(OUT)) \
 	  $(if $(STEPS),--steps $(STEPS)) --seed $(SEED) $(if $(OVERWRITE),--overwrite) $(ARGS)
 
+show-sft: .venv/demo.done  ## DATA=mine.jsonl N=3 MODEL=base: what fine-tuning learns of each demonstration, in colour
+	@$(PY) -m scripts.show_sft $(if $(DATA),--data $(DATA)) $(if $(N),--n $(N)) $(if $(MODEL),--model $(MODEL)) $(ARGS)
+
 generate: .venv/demo.done  ## PROMPT="…" STRATEGY=top_p P=.9 MODEL=base: continue a prompt
 	@$(PY) -m scripts.generate --prompt '$(subst ','\'',$(PROMPT))' $(if $(STRATEGY),--strategy $(STRATEGY)) $(if $(TASK),--task $(TASK)) \
 	  $(if $(K),--top-k $(K)) $(if $(P),--top-p $(P)) $(if $(T),--temperature $(T)) $(if $(MODEL),--model $(MODEL)) \

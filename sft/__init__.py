@@ -1,6 +1,6 @@
 """From a base model to one that answers (S1 to S6): only the data is new; the loop is minigpt's."""
 
-from .data import collate, encode_examples, example_batches, read_examples
+from .data import collate, encode_examples, epoch_picks, example_batches, mix, padding, read_examples
 from .finetune import fine_tune
 from .template import Example, Message, encode_conversation
 
@@ -10,7 +10,10 @@ __all__ = [
     "collate",
     "encode_conversation",
     "encode_examples",
+    "epoch_picks",
     "example_batches",
     "fine_tune",
+    "mix",
+    "padding",
     "read_examples",
 ]

@@ -15,7 +15,7 @@ import numpy as np
 from minigpt.data import IGNORE, Batch, Batches
 from minigpt.tokenizer import Tokenizer
 
-from .template import ROLES, Example, Message, encode_conversation
+from .template import ROLES, Example, Message, encode_conversation, split_system
 
 # The keys of a prompt, of what may follow it after an empty line, and of the response.
 PAIRS = [
@@ -23,26 +23,33 @@ PAIRS = [
     ("instruction", "input", "output"),  # Alpaca; MathInstruct, without an input
     ("inputs", None, "targets"),  # FLAN
 ]
+MIXING = 1.25  # a row shares batches with rows up to so many times as long; nearer 1: less padding, batches too alike
 
 
-def read_examples(path: Path | str) -> list[Example]:
+def read_examples(path: Path | str, skipped: list[str] | None = None) -> list[Example]:
     """Read demonstrations from a .jsonl file (a row a line) or a .json file (one list of rows).
 
-    ValueError that names file, line and what is wrong when a row is broken or lacks a key; when there is no row.
+    ValueError that names file, line and what is wrong when a row is broken, lacks a key or has no response; with a
+    list for them, such problems are added to `skipped` instead, and the other rows are read. ValueError when no row is
+    left.
     """
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as problem:
         raise ValueError(f"{path}: not UTF-8 text (at byte {problem.start})") from problem
-    rows = _json_rows(text, path) if path.suffix == ".json" else _jsonl_rows(text, path)
     examples = []
-    for line, row in rows:
+    for line, row in (_json_rows if path.suffix == ".json" else _jsonl_rows)(text, path):
         source = f"{path}:{line}"
         try:
-            examples.append(Example(messages_of(row), source))
+            messages = messages_of(_loads(row))
+            if len(split_system(messages)[1]) < 2:
+                raise ValueError("there is no response to learn")
+            examples.append(Example(messages, source))
         except ValueError as problem:
-            raise ValueError(f"{source}: {problem}") from problem
+            if skipped is None:
+                raise ValueError(f"{source}: {problem}") from problem
+            skipped.append(f"{source}: {problem}")
     if not examples:
         raise ValueError(f"{path}: holds no demonstration, at least one is needed")
     return examples
@@ -116,15 +123,40 @@ def collate(rows: Rows, picks: list[int]) -> Batch:
 
 
 def example_batches(rows: Rows, batch_size: int, seed: int = 0) -> Batches:
-    """Batches for `train`: every row once an epoch, each epoch in an order of its own; a pure function of the step."""
-    count = len(rows.ids)
+    """Batches for `train`: every row once an epoch, each epoch in an order of its own; a pure function of the step.
 
-    @lru_cache(maxsize=2)
-    def order(epoch: int) -> list[int]:
-        return np.random.default_rng([seed, epoch]).permutation(count).tolist()
+    Rows of like length stand together. Where batch_size doesn't divide an epoch, batches are a little smaller.
+    """
+    picks = lru_cache(maxsize=2)(lambda epoch: epoch_picks(rows, batch_size, seed, epoch))
+    steps = len(picks(0))
+    return lambda step: collate(rows, picks(step // steps)[step % steps])
+
+
+def epoch_picks(rows: Rows, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+    """Which rows each batch of an epoch holds: sorted by length, with chance in it, cut, and the batches shuffled."""
+    rng, lengths = np.random.default_rng([seed, epoch]), np.array([len(ids) for ids in rows.ids])
+    order = np.argsort(lengths * rng.uniform(1, MIXING, len(lengths)))
+    picks = np.array_split(order, -(-len(order) // batch_size))
+    return [picks[i].tolist() for i in rng.permutation(len(picks))]
+
+
+def padding(rows: Rows, picks: list[list[int]]) -> float:
+    """The share of padding in batches of these rows.
+
+    >>> padding(Rows([[1, 2, 3], [4, 5]], [], 0, 0), [[0, 1]])  # one of four inputs
+    0.25
+    """
+    lengths = [[len(rows.ids[i]) - 1 for i in batch] for batch in picks]
+    return 1 - sum(map(sum, lengths)) / sum(max(batch) * len(batch) for batch in lengths)
+
+
+def mix(*parts: Batches) -> Batches:
+    """Batches that hold the rows of several: demonstrations, and base documents against forgetting."""
 
     def batches(step: int) -> Batch:
-        return collate(rows, [order(i // count)[i % count] for i in range(step * batch_size, (step + 1) * batch_size)])
+        found = [part(step) for part in parts]
+        inputs = [row for batch in found for row in batch.inputs.tolist()]
+        return Batch.from_rows(inputs, [row for batch in found for row in batch.targets.tolist()])
 
     return batches
 
@@ -144,28 +176,32 @@ def _list(row: dict, key: str) -> list:
     return row[key]
 
 
-def _jsonl_rows(text: str, path: Path) -> Iterator[tuple[int, object]]:
+def _loads(row: str) -> object:
+    try:
+        return json.loads(row)
+    except json.JSONDecodeError as problem:
+        raise ValueError(f"not JSON ({problem.msg} at column {problem.colno})") from problem
+
+
+def _jsonl_rows(text: str, path: Path) -> Iterator[tuple[int, str]]:
     for number, line in enumerate(text.split("\n"), start=1):  # subtle: splitlines would also cut at U+2028 in a string
         if line.strip():
-            try:
-                yield number, json.loads(line)
-            except json.JSONDecodeError as problem:
-                raise ValueError(f"{path}:{number}: not JSON ({problem.msg} at column {problem.colno})") from problem
+            yield number, line
 
 
-def _json_rows(text: str, path: Path) -> Iterator[tuple[int, object]]:
+def _json_rows(text: str, path: Path) -> Iterator[tuple[int, str]]:
     """The rows of one JSON list, each with the line on which it begins."""
     decoder, gap = json.JSONDecoder(), re.compile(r"[ \t\r\n,]*")
-    counted, at, line = 0, text.find("[") + 1, 1
+    counted, end, line = 0, text.find("[") + 1, 1
     try:
         if not isinstance(json.loads(text), list):
             raise ValueError(f"{path}:1: must be a list of rows, or one row a line in a .jsonl file")
-        while True:
-            at = gap.match(text, at).end()
-            counted, line = at, line + text.count("\n", counted, at)
-            if text[at] == "]":
-                return
-            row, at = decoder.raw_decode(text, at)
-            yield line, row
     except json.JSONDecodeError as problem:
         raise ValueError(f"{path}:{problem.lineno}: not JSON ({problem.msg} at column {problem.colno})") from problem
+    while True:
+        at = gap.match(text, end).end()
+        counted, line = at, line + text.count("\n", counted, at)
+        if text[at] == "]":
+            return
+        _, end = decoder.raw_decode(text, at)
+        yield line, text[at:end]

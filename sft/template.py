@@ -67,6 +67,21 @@ def template_of(tok: Tokenizer) -> Template:
     return replace(PLAIN, end=tok.end)
 
 
+def split_system(messages: list[Message]) -> tuple[str | None, list[Message]]:
+    """A conversation as its system message, if there is one, and its turns.
+
+    ValueError unless the user opens and the assistant answers, by turns.
+    """
+    first = 1 if messages and messages[0].role == "system" else 0
+    for place, message in enumerate(messages[first:]):
+        expected = ROLES[1 + place % 2]
+        if message.role != expected:
+            raise ValueError(f"message {first + place + 1} has the role {message.role!r}: must be {expected!r}")
+    if len(messages) == first:
+        raise ValueError("the conversation has no message from the user")
+    return messages[0].content if first else None, messages[first:]
+
+
 def encode_conversation(
     tok: Tokenizer, messages: list[Message], template: Template | None = None
 ) -> tuple[list[int], list[bool]]:
@@ -94,29 +109,20 @@ def encode_conversation(
     question, answer, end, gap = (
         _encode_piece(tok, piece) for piece in (template.question, template.answer, template.end, template.gap)
     )
-    system, expected = template.default, "user"
-    for place, message in enumerate(messages):
-        if message.role == "system" and place == 0:
-            system = message.content
-            continue
-        if message.role != expected:
-            raise ValueError(f"message {place + 1} has the role {message.role!r}: must be {expected!r}")
-        if message.role == "user":
-            text = message.content
-            if ids:
-                lay(gap, False)
-            elif system is not None and template.system:
-                opened, closed = template.system.split("{}")
-                lay([*_encode_piece(tok, opened), *tok.encode(system), *_encode_piece(tok, closed)], False)
-            elif system is not None:
-                text = f"{system}\n\n{text}"
-            lay([*question, *tok.encode(text), *answer], False)
-            expected = "assistant"
-        else:
+    system, turns = split_system(messages)
+    system, lead = template.default if system is None else system, ""
+    if system is not None and template.system:
+        opened, closed = template.system.split("{}")
+        lay([*_encode_piece(tok, opened), *tok.encode(system), *_encode_piece(tok, closed)], False)
+    elif system is not None:
+        lead = f"{system}\n\n"
+    for place, message in enumerate(turns):
+        if message.role == "assistant":
             lay([*tok.encode(message.content), *end], True)
-            expected = "user"
-    if not ids:
-        raise ValueError("the conversation has no message from the user")
+        elif place == 0:
+            lay([*question, *tok.encode(lead + message.content), *answer], False)
+        else:
+            lay([*gap, *question, *tok.encode(message.content), *answer], False)
     return ids, learn
 
 

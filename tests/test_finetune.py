@@ -1,13 +1,18 @@
 """Fine-tuning is pretraining on other data: the one loop, and a model that answers at the end."""
 
+import json
+import sys
+
 import pytest
 import torch
-from conftest import tiny
+from conftest import TEXTS, tiny
 
 import sft.finetune
 from decoding import generate
-from minigpt import IGNORE, Batch, TrainConfig, TrainState, train
+from minigpt import IGNORE, Batch, TrainConfig, TrainState, load, save, train
 from minigpt.tokenizer import END
+from scripts import finetune, show_sft
+from scripts.common import run
 from sft import Example, Message, encode_conversation, encode_examples, example_batches, fine_tune
 
 TOWNS = {"Ada": "Oslo", "the low": "the best", "they": "the newer"}
@@ -44,7 +49,7 @@ def test_every_optimizer_step_passes_through_the_one_loop(base, tok, monkeypatch
     ((model, batches, *rest),) = calls
     assert model is base and rest == [config, state]
     assert all(torch.equal(p, q) for p, q in zip(before, base.parameters()))  # nothing was learnt elsewhere
-    assert isinstance(batches(0), Batch) and len(batches(0).inputs) == 2
+    assert isinstance(batches(0), Batch) and len(batches(0).inputs) + len(batches(1).inputs) == len(EXAMPLES)
     assert (batches(0).targets == IGNORE).any()
 
 
@@ -107,3 +112,94 @@ def test_the_prompts_text_is_no_target(base, tok):
 def test_examples_that_do_not_fit_are_refused_before_anything_is_learnt(base, tok):
     with pytest.raises(ValueError, match="nothing would be learnt"):
         next(fine_tune(base, tok, [example("Where? " * 60, "Oslo")], plan()))
+
+
+@pytest.mark.claim("S5")
+def test_replayed_base_documents_are_rows_of_the_same_batches(base, tok, monkeypatch):
+    seen = []
+    monkeypatch.setattr(sft.finetune, "train", lambda model, batches, *rest: iter([seen.append(batches)]))
+    document = tok.encode(TEXTS[0])
+    replay = lambda step: Batch.from_rows([document[:-1]], [document[1:]])
+    list(fine_tune(base, tok, EXAMPLES, plan(), batch_size=2, replay=replay))
+    batch, (alone,) = seen[0](1), [example_batches(encode_examples(tok, EXAMPLES, 48), 2, 5)(1)]
+    assert len(batch.inputs) == len(alone.inputs) + 1
+    assert batch.learnt() == alone.learnt() + len(document) - 1
+
+
+def call(monkeypatch, module, *arguments) -> int:
+    monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, arguments)])
+    try:
+        run(module.main)
+    except SystemExit as end:
+        return end.code
+    return 0
+
+
+@pytest.fixture
+def own_file(tmp_path, base, tok):
+    """A base model beside its text, and a newcomer's file with a broken row."""
+    save(tmp_path / "base", base, tok)
+    rows = [json.dumps({"prompt": f"Where does {name} live?", "response": town}) for name, town in TOWNS.items()]
+    (tmp_path / "mine.jsonl").write_text("\n".join([*rows * 4, '{"prompt": "Who?"}']))
+    (tmp_path / "text.txt").write_text("<|endoftext|>".join(TEXTS * 8))
+    return tmp_path / "mine.jsonl"
+
+
+def test_one_command_fine_tunes_on_a_file_and_says_whether_it_helped(monkeypatch, capsys, tmp_path, own_file):
+    flags = ["--data", own_file, "--base", tmp_path / "base", "--out", tmp_path / "out", "--batch-size", 4]
+    flags += ["--corpus", tmp_path / "text.txt", "--skip-bad", "--max-new-tokens", 12]
+    assert call(monkeypatch, finetune, *flags, "--steps", 120, "--lr", 0.02) == 0
+    said = capsys.readouterr().out
+    assert f"skipped {own_file}:13: the key 'response' is missing" in said
+    found = json.loads((tmp_path / "out/results.json").read_text())
+    before, after = found["before"], found["after"]
+    assert found["asked"] == 1 and before["exact"] == 0 and after["exact"] == after["stopped"] == 1
+    assert after["val_loss"] < 0.1 < before["val_loss"]
+    assert after["text_loss"] > before["text_loss"]  # it forgets
+    assert "answered word for word" in said
+    assert "before: " in said and "meant: " in said
+    model, tok = load(tmp_path / "out")
+    assert finetune.text_loss(model, tok, finetune.base_text(str(tmp_path / "out"), tok, [], tmp_path)[1], 4) == (
+        pytest.approx(after["text_loss"], rel=1e-3)
+    )  # its text now lies beside it
+    again = ["--data", own_file, "--skip-bad", "--base", tmp_path / "out", "--out", tmp_path / "two", "--steps", 1]
+    assert call(monkeypatch, finetune, *again, "--replay", 0.5) == 0
+
+
+def test_replay_needs_text_and_a_share(monkeypatch, capsys, tmp_path, own_file):
+    flags = ["--data", own_file, "--skip-bad", "--base", tmp_path / "base", "--out", tmp_path / "out", "--steps", 1]
+    assert call(monkeypatch, finetune, *flags, "--replay", 0.5) == 2
+    assert "add --corpus" in capsys.readouterr().err
+    assert call(monkeypatch, finetune, *flags, "--corpus", tmp_path / "text.txt", "--replay", 1.5) == 2
+    assert "--replay 1.5: must be between 0 and 1" in capsys.readouterr().err
+
+
+def test_replay_forgets_less(monkeypatch, tmp_path, own_file):
+    flags = ["--data", own_file, "--skip-bad", "--base", tmp_path / "base", "--corpus", tmp_path / "text.txt"]
+    losses = []
+    for share in (0, 0.3):
+        out = tmp_path / f"replay{share}"
+        assert call(monkeypatch, finetune, *flags, "--out", out, "--steps", 40, "--replay", share, "--answers", 0) == 0
+        losses.append(json.loads((out / "results.json").read_text())["after"]["text_loss"])
+    assert losses[1] < losses[0]
+
+
+def test_replayed_documents_take_their_rows_from_the_batch(monkeypatch, tmp_path, own_file):
+    seen, steps = [], fine_tune
+    monkeypatch.setattr(sft, "fine_tune", lambda *rest, **options: seen.append(options) or steps(*rest, **options))
+    flags = ["--data", own_file, "--skip-bad", "--base", tmp_path / "base", "--corpus", tmp_path / "text.txt"]
+    flags += ["--out", tmp_path / "out", "--steps", 1, "--answers", 0, "--batch-size", 8, "--replay", 0.25]
+    assert call(monkeypatch, finetune, *flags) == 0
+    (options,) = seen
+    assert (options["batch_size"], len(options["replay"](0).inputs)) == (6, 2)
+
+
+@pytest.mark.claim("S3")
+def test_what_is_learnt_of_a_demonstration_stands_in_brackets(monkeypatch, capsys, tmp_path, own_file):
+    assert call(monkeypatch, show_sft, "--data", own_file, "--model", tmp_path / "base", "--n", 1, "--skip-bad") == 0
+    first, tokens, skipped, total = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"{own_file}:1: ") and first.endswith("tokens learnt")
+    given, _, learnt = tokens.partition("<|response|>|")
+    assert given.strip().startswith("<|prompt|>|") and "[" not in given
+    assert learnt.replace("][", "") == "[Oslo<|endoftext|>]"
+    assert "mine.jsonl:13" in skipped and "1 skipped" in total and "0 truncated" in total

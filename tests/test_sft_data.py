@@ -10,9 +10,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minigpt import IGNORE
+from minigpt.data import Batch
 from minigpt.functional import cross_entropy
 from minigpt.tokenizer import END, PROMPT, RESPONSE
-from sft import Example, Message, collate, encode_conversation, encode_examples, example_batches, read_examples
+from sft import (
+    Example,
+    Message,
+    collate,
+    encode_conversation,
+    encode_examples,
+    epoch_picks,
+    example_batches,
+    mix,
+    padding,
+    read_examples,
+)
 
 FORMATS = {
     "prompt/response": ({"prompt": "Q", "response": "A"}, "Q"),
@@ -112,6 +124,9 @@ GOOD = '{"prompt": "Q", "response": "A"}'
         ('{"messages": ["Q"]}', "'role' is missing"),
         ('{"messages": null}', "'messages' must be a list"),
         ('{"messages": []}', "'messages' must be a list of at least one"),
+        ('{"messages": [{"role": "user", "content": "Q"}]}', "no response to learn"),
+        ('{"messages": [{"role": "assistant", "content": "A"}]}', "message 1 has the role 'assistant'"),
+        ('{"messages": [{"role": "system", "content": "Be brief."}]}', "no message from the user"),
         ('{"instruction": "Q", "instances": []}', "'instances' must be a list of at least one"),
         ('{"instruction": "Q", "instances": [3]}', "'output' is missing"),
         ('{"instances": [{"input": "", "output": "A"}]}', "'instruction' is missing"),
@@ -123,6 +138,19 @@ def test_a_broken_row_is_refused_with_file_line_and_reason(tmp_path, line, probl
     path = write(tmp_path / f"a{suffix}", *lines)
     with pytest.raises(ValueError, match=f"^{path}:2: .*{problem}"):
         read_examples(path)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json"])
+def test_bad_rows_are_left_out_and_listed_when_asked(tmp_path, suffix):
+    bad = ['{"prompt": "Q"}', "3"] + ["{oops"] * (suffix == ".jsonl")
+    rows = [GOOD, *bad, GOOD]
+    lines = rows if suffix == ".jsonl" else ["[" + rows[0], *("," + row for row in rows[1:]), "]"]
+    path, skipped = write(tmp_path / f"a{suffix}", *lines), []
+    assert [each.source for each in read_examples(path, skipped)] == [f"{path}:1", f"{path}:{len(rows)}"]
+    assert [problem.partition(": ")[0] for problem in skipped] == [f"{path}:{2 + i}" for i in range(len(bad))]
+    assert "'response' is missing" in skipped[0]
+    with pytest.raises(ValueError, match="holds no demonstration"):
+        read_examples(write(tmp_path / f"b{suffix}", "3" if suffix == ".jsonl" else "[3]"), [])
 
 
 @pytest.mark.parametrize(
@@ -233,15 +261,49 @@ def test_padding_adds_neither_loss_nor_gradient(tok):
 def test_an_epoch_shows_each_example_once_in_an_order_that_seed_and_step_decide(tok, batch_size):
     rows = encode_examples(tok, [example(answer="o" * n) for n in range(7)], 40)
     batches, again = example_batches(rows, batch_size, seed=3), example_batches(rows, batch_size, seed=3)
-    steps = range(21 // batch_size + 3)
-    seen = [n for step in steps for n in (batches(step).targets != IGNORE).sum(-1).tolist()]
-    epochs = [tuple(seen[i : i + 7]) for i in (0, 7, 14)]
-    assert all(sorted(epoch) == list(range(1, 8)) for epoch in epochs)
-    assert len(set(epochs)) == 3
-    for step in reversed(steps):
+    steps = -(-7 // batch_size)
+    seen = [tuple((batches(step).targets != IGNORE).sum(-1).tolist()) for step in range(4 * steps)]
+    epochs = [tuple(seen[i : i + steps]) for i in range(0, 4 * steps, steps)]
+    assert all(sorted(sum(epoch, ())) == list(range(1, 8)) for epoch in epochs)
+    assert max(map(len, seen)) <= batch_size
+    assert len(set(epochs)) > 1
+    assert steps == 1 or len({tuple(sorted(epoch)) for epoch in epochs}) > 1 or batch_size == 1  # other company, too
+    for step in reversed(range(4 * steps)):
         assert torch.equal(again(step).targets, batches(step).targets)
 
 
 def test_another_seed_gives_another_order(tok):
     rows = encode_examples(tok, [example(answer="o" * n) for n in range(9)], 40)
-    assert not torch.equal(example_batches(rows, 9, 0)(0).targets, example_batches(rows, 9, 1)(0).targets)
+    assert epoch_picks(rows, 3, seed=0, epoch=0) != epoch_picks(rows, 3, seed=1, epoch=0)
+
+
+@given(st.lists(st.integers(0, 60), min_size=1, max_size=200), st.integers(1, 40), st.integers(0, 5))
+def test_batches_are_of_about_one_size_and_hold_each_row_once(tok, lengths, batch_size, epoch):
+    rows = encode_examples(tok, [example(answer="o" * n) for n in lengths], 80)
+    picks = epoch_picks(rows, batch_size, seed=0, epoch=epoch)
+    assert sorted(i for pick in picks for i in pick) == list(range(len(lengths)))
+    assert max(map(len, picks)) - min(map(len, picks)) <= 1 and max(map(len, picks)) <= batch_size
+
+
+def test_rows_of_like_length_share_a_batch_so_little_is_padding(tok):
+    rows = encode_examples(tok, [example(answer="o" * (n % 90)) for n in range(900)], 128)
+    in_order = [list(range(i, i + 30)) for i in range(0, 900, 30)]
+    batch = collate(rows, in_order[1])
+    real = sum(len(rows.ids[i]) - 1 for i in in_order[1])
+    assert padding(rows, [in_order[1]]) == pytest.approx(1 - real / batch.inputs.numel())
+    assert padding(rows, epoch_picks(rows, 30, 0, 0)) < 0.12 < 0.25 < padding(rows, [range(0, 900, 9)])
+    firsts = [len(rows.ids[pick[0]]) for pick in epoch_picks(rows, 30, 0, 0)]
+    assert max(firsts[:10]) > min(firsts[20:])  # short ones don't all come first
+
+
+def test_batches_are_mixed_row_by_row_and_padded_to_one_width(tok):
+    ours = example_batches(encode_examples(tok, [example()], 40), 1)
+    theirs = lambda step: Batch.from_rows([[step] * 30], [[7] * 30])
+    batch, alone = mix(ours, theirs)(5), ours(5)
+    width = alone.inputs.size(1)
+    assert batch.inputs.shape == batch.targets.shape == (2, 30)
+    assert torch.equal(batch.inputs[0, :width], alone.inputs[0]) and torch.equal(
+        batch.targets[0, :width], alone.targets[0]
+    )
+    assert batch.targets[0, width:].eq(IGNORE).all() and batch.inputs[1].eq(5).all() and batch.targets[1].eq(7).all()
+    assert batch.learnt() == alone.learnt() + 30

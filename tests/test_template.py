@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from minigpt import Tokenizer
 from minigpt.tokenizer import END, PROMPT, RESPONSE, SPECIAL_TOKENS
 from sft import Message, encode_conversation
+from sft.template import CHATML
 
 texts = st.lists(st.one_of(st.text(max_size=12), st.sampled_from([*TEXTS, *SPECIAL_TOKENS, " "])), max_size=4).map(
     "".join
@@ -113,3 +114,62 @@ def test_a_tokenizer_without_the_special_tokens_is_refused(left_out):
     tok = Tokenizer([bytes([byte]) for byte in range(256)], special)
     with pytest.raises(ValueError, match=rf"lacks {left_out.replace('|', '[|]')}: reserve"):
         encode_conversation(tok, conversation([("a", "b")]))
+
+
+BYTES = [bytes([byte]) for byte in range(256)]
+OPEN, CLOSE = "<|im_start|>", "<|im_end|>"
+OTHERS = {  # tokenizers with another layout: what stands around "Q" and "A" of two turns, and the end that is learnt
+    "ChatML": (
+        Tokenizer(BYTES, [END, OPEN, CLOSE], end=CLOSE),
+        "<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\nA<|im_end|>\n"
+        "<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\nA<|im_end|>",
+    ),
+    "plain text": (
+        Tokenizer(BYTES, [END]),
+        "### Instruction:\nQ\n\n### Response:\nA<|endoftext|>\n\n### Instruction:\nQ\n\n### Response:\nA<|endoftext|>",
+    ),
+}
+
+
+@pytest.mark.claim("S3")
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_tokenizer_without_our_tokens_keeps_the_layout_that_it_knows(name):
+    other, laid_out = OTHERS[name]
+    ids, learn = encode_conversation(other, conversation([("Q", "A")] * 2))
+    assert other.decode(ids) == laid_out
+    assert other.decode(learnt(ids, learn)) == f"A{other.end}" * 2
+
+
+hostile = st.lists(st.one_of(st.text(max_size=5), st.sampled_from([*SPECIAL_TOKENS, OPEN, CLOSE, "\n"])), max_size=4)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@given(st.lists(st.tuples(hostile.map("".join), hostile.map("".join)), min_size=1, max_size=2), st.booleans())
+def test_in_every_layout_no_text_forges_a_special_token_and_the_prompt_is_a_prefix(name, turns, with_system):
+    other, _ = OTHERS[name]
+    told = conversation(turns, "Be brief." + turns[0][0] if with_system else None)
+    specials = lambda ids: [other.special_names[i] for i in ids if i in other.special_names]
+    ids, learn = encode_conversation(other, told)
+    calm = [Message(message.role, "x") for message in told]
+    assert specials(ids) == specials(encode_conversation(other, calm)[0])
+    assert learnt(ids, learn) == [id for _, answer in turns for id in [*other.encode(answer), other.end_id]]
+    asked, _ = encode_conversation(other, told[:-1])
+    assert ids[: len(asked)] == asked and learn[len(asked)]
+
+
+def test_chatml_takes_its_default_system_message_from_the_makers_template_unless_one_is_given():
+    written = "{% if first %}{{ '<|im_start|>system\nBe kind.<|im_end|>\n' }}{% endif %}"
+    kind = Tokenizer(BYTES, [END, OPEN, CLOSE], end=CLOSE, chat_template=written)
+    begins = lambda system: kind.decode(encode_conversation(kind, conversation([("Q", "A")], system))[0])
+    assert begins(None).startswith("<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nQ")
+    assert begins("").startswith("<|im_start|>system\n<|im_end|>\n<|im_start|>user\nQ")
+    assert begins("{}").startswith("<|im_start|>system\n{}<|im_end|>\n<|im_start|>user\nQ")
+
+
+def test_a_chat_template_that_we_lack_is_refused_and_a_given_one_is_used():
+    both = Tokenizer(BYTES, [*SPECIAL_TOKENS, OPEN, CLOSE])
+    assert both.decode(encode_conversation(both, conversation([("Q", "A")]))[0]).startswith(PROMPT)
+    assert both.decode(encode_conversation(both, conversation([("Q", "A")]), CHATML)[0]).startswith(OPEN)
+    odd = Tokenizer(BYTES, [END], chat_template="[INST] {{ text }} [/INST]")
+    with pytest.raises(ValueError, match=r"INST.* is not one that we have: ChatML"):
+        encode_conversation(odd, conversation([("Q", "A")]))
