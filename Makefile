@@ -36,6 +36,17 @@ sft: .venv/demo.done  ## DATA=mine.jsonl BASE=base OUT=runs/mine: fine-tune on y
 show-sft: .venv/demo.done  ## DATA=mine.jsonl N=3 MODEL=base: what fine-tuning learns of each demonstration, in colour
 	@$(PY) -m scripts.show_sft $(if $(DATA),--data $(DATA)) $(if $(N),--n $(N)) $(if $(MODEL),--model $(MODEL)) $(ARGS)
 
+experiments: .venv/demo.done  ## the five experiments below, on the demo's base model, into runs/experiments
+	$(PY) -m scripts.experiments --seed $(SEED) $(ARGS)
+
+experiment-demonstrations:  ## how many demonstrations are needed
+experiment-loss:  ## loss on the responses, or on everything
+experiment-end:  ## with the end token learnt, and without
+experiment-replay:  ## base documents among the demonstrations, against forgetting
+experiment-size:  ## base models of three sizes, and what they answer
+experiment-demonstrations experiment-loss experiment-end experiment-replay experiment-size: experiment-%: .venv/demo.done
+	$(PY) -m scripts.experiments $* --seed $(SEED) $(ARGS)
+
 generate: .venv/demo.done  ## PROMPT="…" STRATEGY=top_p P=.9 MODEL=base: continue a prompt
 	@$(PY) -m scripts.generate --prompt '$(subst ','\'',$(PROMPT))' $(if $(STRATEGY),--strategy $(STRATEGY)) $(if $(TASK),--task $(TASK)) \
 	  $(if $(K),--top-k $(K)) $(if $(P),--top-p $(P)) $(if $(T),--temperature $(T)) $(if $(MODEL),--model $(MODEL)) \

@@ -51,6 +51,44 @@ def curves_figure(curves: dict[str, list[float]]):
     return fig
 
 
+def experiment_figure(experiment, series: dict[str, list[float]], before: float | None = None):
+    """What one setting does: a line over many numbers, else bars; a last series of another unit has its own panel."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    names, values = list(series), experiment.values
+    panels = [names[: len(experiment.shares)], *([names[-1:]] if experiment.figure else [])]
+    fig, grid = pyplot.subplots(
+        1, len(panels), figsize=(9.6, 3.4), layout="constrained", squeeze=False, width_ratios=[2, 1][: len(panels)]
+    )
+    for axes, drawn in zip(grid[0], panels):
+        shares, width = drawn is panels[0], 0.8 / len(drawn)
+        for i, (name, colour) in enumerate(zip(drawn, (BLUE, ORANGE, GREEN) if shares else (GREY,))):
+            if len(values) > 4:
+                axes.plot(values, series[name], "o-", color=colour, label=name)
+                continue
+            places = [place + (i - (len(drawn) - 1) / 2) * width for place in range(len(values))]
+            bars = axes.bar(places, series[name], width * 0.92, color=colour, label=name)
+            axes.bar_label(bars, fmt="%.2f", fontsize=8, padding=2)
+        if len(values) > 4:
+            axes.set_xscale("log")
+            axes.minorticks_off()
+        axes.set_xticks(values if len(values) > 4 else range(len(values)), [str(value) for value in values])
+        axes.set(xlabel=experiment.setting, ylabel="share of the questions" if shares else drawn[0])
+        if shares:
+            axes.set_ylim(0, 1.08)
+        elif before is not None:
+            axes.axhline(before, color=INK, lw=0.8, ls=":", label="before")
+            axes.legend(frameon=False, fontsize=9, loc="lower right")
+        axes.spines[["top", "right"]].set_visible(False)
+    handles, labels = grid[0][0].get_legend_handles_labels()
+    fig.legend(handles, labels, frameon=False, fontsize=9, loc="outside lower center", ncols=len(labels))
+    fig.suptitle(experiment.question, fontsize=11)
+    return fig
+
+
 def save_loss_plot(directory: Path) -> None:
     """Draw the run's log.jsonl into loss.png, when matplotlib is there."""
     try:
