@@ -80,8 +80,8 @@ def experiment_figure(experiment, series: dict[str, list[float]], before: float 
         if shares:
             axes.set_ylim(0, 1.08)
         elif before is not None:
-            axes.axhline(before, color=INK, lw=0.8, ls=":", label="before")
-            axes.legend(frameon=False, fontsize=9, loc="lower right")
+            axes.axhline(before, color=INK, lw=0.8, ls=":")
+            axes.set_title("dotted: before fine-tuning", fontsize=9, loc="right", color=INK)
         axes.spines[["top", "right"]].set_visible(False)
     handles, labels = grid[0][0].get_legend_handles_labels()
     fig.legend(handles, labels, frameon=False, fontsize=9, loc="outside lower center", ncols=len(labels))
