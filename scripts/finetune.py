@@ -45,6 +45,8 @@ def replay_batches(model, tok, tokens, share: float, batch_size: int, seed: int)
     if not 0 < share < 1:
         raise ValueError(f"--replay {share}: must be between 0 and 1, the share of base documents in a batch")
     rows = max(1, round(share * batch_size))
+    if rows >= batch_size:
+        raise ValueError(f"--batch-size {batch_size}: leaves no row for demonstrations beside {rows} of base documents")
     return rows, token_batches(tokens, tok.end_id, min(model.context_length, WINDOW), rows, seed)
 
 
@@ -67,7 +69,7 @@ def base_text(base: str, tok, patterns: list[str], directory: Path) -> list:
         directory.mkdir(parents=True, exist_ok=True)
         for file, part in zip(files, texts):
             write_ids(file, encode_pieces(tok, part, file.stem), tok.vocab_size)
-    return [read_tokens(file) for file in files if file.exists()]
+    return [read_tokens(file) for file in files] if all(file.exists() for file in files) else []
 
 
 def question_and_answer(example) -> tuple[list, str]:
@@ -116,7 +118,7 @@ def main() -> None:
         shown = f"{value}; {LARGE[name]} for a model of more than 10 M parameters" if name in LARGE else value
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), help=f"(default: {shown})")
     args = parser.parse_args()
-    from minigpt import evaluate
+    from minigpt import TrainConfig, evaluate
     from sft import collate, encode_conversation, encode_examples, epoch_picks, padding, read_examples
 
     refuse_existing(args.out, args.overwrite)
@@ -134,11 +136,9 @@ def main() -> None:
     examples = examples[len(held_out) :] or examples
     rows = encode_examples(tok, held_out, model.context_length)
     training = encode_examples(tok, examples, model.context_length, args.loss_on)  # errors come before any work
-    options, demonstrated, text = (
-        {"loss_on": args.loss_on},
-        batch_size,
-        base_text(args.base, tok, args.corpus, args.out),
-    )
+    TrainConfig(**settings)
+    text = base_text(args.base, tok, args.corpus, args.out)
+    options, demonstrated = {"loss_on": args.loss_on}, batch_size
     if args.replay:
         if not text:
             raise ValueError(f"--replay {args.replay}: needs the base model's text, add --corpus")

@@ -134,6 +134,8 @@ def example_batches(rows: Rows, batch_size: int, seed: int = 0) -> Batches:
 
 def epoch_picks(rows: Rows, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
     """Which rows each batch of an epoch holds: sorted by length, with chance in it, cut, and the batches shuffled."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}: must be at least 1")
     rng, lengths = np.random.default_rng([seed, epoch]), np.array([len(ids) for ids in rows.ids])
     order = np.argsort(lengths * rng.uniform(1, MIXING, len(lengths)))
     picks = np.array_split(order, -(-len(order) // batch_size))

@@ -172,6 +172,19 @@ def test_replay_needs_text_and_a_share(monkeypatch, capsys, tmp_path, own_file):
     assert "add --corpus" in capsys.readouterr().err
     assert call(monkeypatch, finetune, *flags, "--corpus", tmp_path / "text.txt", "--replay", 1.5) == 2
     assert "--replay 1.5: must be between 0 and 1" in capsys.readouterr().err
+    flags += ["--corpus", tmp_path / "text.txt", "--replay", 0.5, "--batch-size", 1]
+    assert call(monkeypatch, finetune, *flags) == 2
+    assert "--batch-size 1: leaves no row for demonstrations" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["steps", "batch-size"])
+def test_numbers_that_make_no_sense_are_refused_before_anything_is_written(
+    monkeypatch, capsys, tmp_path, own_file, flag
+):
+    flags = ["--data", own_file, "--skip-bad", "--base", tmp_path / "base", "--out", tmp_path / "out"]
+    assert call(monkeypatch, finetune, *flags, f"--{flag}", 0) == 2
+    assert f"{flag.replace('-', '_')}=0: must be at least 1" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_replay_forgets_less(monkeypatch, tmp_path, own_file):
