@@ -81,6 +81,9 @@ mutants: .venv/test.done  ## break decoding in many small ways, one by one: do i
 bench: .venv/test.done  ## speeds as ratios to what people use, in one run
 	$(PY) -m scripts.bench $(if $(OUT),--out $(OUT)) $(ARGS)
 
+race: .venv/test.done  ## DATA=tinyshakespeare.txt: train beside nanoGPT's CPU recipe, down to the same loss
+	$(PY) -m scripts.race $(if $(DATA),--data $(DATA)) $(if $(OUT),--out $(OUT)) $(ARGS)
+
 lint: .venv/test.done  ## ruff: check and format
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .

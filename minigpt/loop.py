@@ -116,7 +116,8 @@ def make_optimizers(model: nn.Module, config: TrainConfig, state: TrainState) ->
     optimizers: list[tuple[AdamW | Muon, float]] = []
     if config.optimizer == "muon":
         names = [name for name, p in rest.items() if p.ndim == 2 and "embedding" not in name and name != "head.weight"]
-        optimizers.append((Muon({name: rest.pop(name) for name in names}), config.muon_lr))
+        dtype = product_dtype(next(model.parameters()).device, config.precision)
+        optimizers.append((Muon({name: rest.pop(name) for name in names}, dtype=dtype), config.muon_lr))
     optimizers.append((AdamW(rest, config.betas, config.eps, config.weight_decay), config.lr))
     moments = {name: moment for optimizer, _ in optimizers for name, moment in optimizer.moments.items()}
     if state.moments and state.moments.keys() != moments.keys():
@@ -128,11 +129,16 @@ def make_optimizers(model: nn.Module, config: TrainConfig, state: TrainState) ->
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Matrix products in bfloat16 when asked for; "auto" asks for it where the processor has such instructions."""
+    """Matrix products in bfloat16, if `product_dtype` says so."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=product_dtype(device, precision) == torch.bfloat16)
+
+
+def product_dtype(device: torch.device, precision: str) -> torch.dtype:
+    """In which type matrices are multiplied: "auto" is bfloat16 where the processor has such instructions."""
     if precision == "auto":
         quick = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
         precision = "bf16" if quick else "fp32"
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    return torch.bfloat16 if precision == "bf16" else torch.float32
 
 
 def _check_finite(model: nn.Module, step: int, loss: float, grad_norm: float, lr: float) -> None:

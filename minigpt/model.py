@@ -68,12 +68,12 @@ class Shared(NamedTuple):
 
 
 class Norm(nn.Module):
-    def __init__(self, config: GPTConfig):
+    def __init__(self, config: GPTConfig, size: int):
         super().__init__()
         self.eps, self.fused = config.norm_eps, config.kernels == "fused"
-        self.weight = nn.Parameter(torch.ones(config.d_model))
+        self.weight = nn.Parameter(torch.ones(size))
         self.centre = config.norm == "layernorm"
-        self.bias = nn.Parameter(torch.zeros(config.d_model)) if self.centre and config.bias else None
+        self.bias = nn.Parameter(torch.zeros(size)) if self.centre and config.bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         if self.centre:
@@ -90,6 +90,7 @@ class Attention(nn.Module):
         self.n_heads, self.n_kv_heads, self.d_head = config.n_heads, config.n_kv_heads, config.d_head
         rows = (self.n_heads + 2 * self.n_kv_heads) * self.d_head  # one product is quicker than three smaller ones
         self.query_key_value = nn.Linear(config.d_model, rows, bias=config.bias)
+        self.query_key_norm = Norm(config, self.d_head) if config.qk_norm else None
         self.output = nn.Linear(config.d_model, config.d_model, bias=config.bias)
 
     def forward(self, x: Tensor, shared: Shared) -> Tensor:
@@ -97,6 +98,8 @@ class Attention(nn.Module):
         H, K = self.n_heads, self.n_kv_heads
         heads = self.query_key_value(x).view(B, T, H + 2 * K, self.d_head).transpose(1, 2)  # (B, H + 2K, T, D)
         query_key, value = heads.split((H + K, K), 1)
+        if self.query_key_norm is not None:
+            query_key = self.query_key_norm(query_key)
         if shared.turn is not None:
             query_key = F.rotate(query_key, *shared.turn)
         query, key = query_key.split((H, K), 1)  # (B, H, T, D) and (B, K, T, D), as is value
@@ -126,8 +129,8 @@ class MLP(nn.Module):
 class Block(nn.Module):
     def __init__(self, config: GPTConfig, layer: int):
         super().__init__()
-        self.attention_norm, self.attention = Norm(config), Attention(config, layer)
-        self.mlp_norm, self.mlp = Norm(config), MLP(config)
+        self.attention_norm, self.attention = Norm(config, config.d_model), Attention(config, layer)
+        self.mlp_norm, self.mlp = Norm(config, config.d_model), MLP(config)
 
     def forward(self, x: Tensor, shared: Shared) -> Tensor:
         x = x + F.dropout(self.attention(self.attention_norm(x), shared), shared.dropout)
@@ -153,7 +156,7 @@ class GPT(nn.Module):
         self.token_embedding = nn.Embedding(V, C)
         self.position_embedding = nn.Embedding(config.context_length, C) if config.position == "learned" else None
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
-        self.final_norm = Norm(config)
+        self.final_norm = Norm(config, C)
         self.head = nn.Linear(C, V, bias=False)
         if config.tie_embeddings:
             self.head.weight = self.token_embedding.weight

@@ -27,27 +27,38 @@ def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
 class Muon:
     """Momentum whose update is orthogonalised: each direction of a matrix moves equally far.
 
-    parameters: matrices by name, with .grad. Matrices of one shape are stacked and treated at once. dtype: that of
+    parameters: matrices by name, with .grad. One that is several squares high, as queries over keys over values, is
+    taken for as many matrices. All of one shape are stacked and treated at once, tall ones lying down. dtype: that of
     the products; bfloat16 is precise enough, where it is quick.
     """
 
     def __init__(self, parameters: dict[str, Tensor], momentum: float = 0.95, dtype: torch.dtype = torch.float32):
         self.parameters, self.momentum, self.dtype = parameters, momentum, dtype
         self.moments = {f"momentum.{name}": torch.zeros_like(p) for name, p in parameters.items()}
-        self.shapes: dict[torch.Size, list[str]] = {}
-        for name, parameter in parameters.items():
-            self.shapes.setdefault(parameter.shape, []).append(name)
 
     @torch.no_grad()
     def step(self, lr: float, count: int) -> None:
         """Move every matrix; count, the number of this step, is not needed here."""
-        for (rows, columns), names in self.shapes.items():
-            updates = []
-            for name in names:
-                gradient, mean = self.parameters[name].grad, self.moments[f"momentum.{name}"]
-                mean.lerp_(gradient, 1 - self.momentum)
-                updates.append(gradient.lerp(mean, self.momentum))  # Nesterov: one step ahead
-            directions = orthogonalise(torch.stack(updates).to(self.dtype))
-            length = lr * max(1, rows / columns) ** 0.5
-            for name, direction in zip(names, directions):
-                self.parameters[name].add_(direction, alpha=-length)
+        stacks: dict[torch.Size, list[tuple[Tensor, Tensor, float]]] = {}  # by shape: weights, their updates, lengths
+        for name, parameter in self.parameters.items():
+            mean = self.moments[f"momentum.{name}"].lerp_(parameter.grad, 1 - self.momentum)
+            update = parameter.grad.lerp(mean, self.momentum)  # Nesterov: one step ahead
+            for weight, change in zip(squares(parameter), squares(update)):
+                rows, columns = weight.shape
+                if rows > columns:  # laid down, it shares a stack with wide ones
+                    weight, change = weight.mT, change.mT
+                stacks.setdefault(weight.shape, []).append((weight, change, max(1, rows / columns) ** 0.5))
+        for stack in stacks.values():
+            directions = orthogonalise(torch.stack([change for _, change, _ in stack]).to(self.dtype))
+            for (weight, _, length), direction in zip(stack, directions):
+                weight.add_(direction, alpha=-lr * length)
+
+
+def squares(matrix: Tensor) -> tuple[Tensor, ...]:
+    """Views of the squares that a matrix is made of, one below the other; of any other matrix, the whole of it.
+
+    >>> [tuple(piece.shape) for piece in squares(torch.zeros(6, 2))], len(squares(torch.zeros(5, 2)))
+    ([(2, 2), (2, 2), (2, 2)], 1)
+    """
+    rows, columns = matrix.shape
+    return matrix.split(columns if rows % columns == 0 else rows)

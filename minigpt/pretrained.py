@@ -89,7 +89,7 @@ def family_of(config: GPTConfig) -> str:
     """The family whose names a model is written in: "llama", "gpt2" or, for any other mix of switches, "minigpt"."""
     for name, family in FAMILIES.items():
         fits = all(getattr(config, switch) == value for switch, value in family.switches.items())
-        if fits and (name == "llama" or config.n_kv_heads == config.n_heads):
+        if fits and not config.qk_norm and (name == "llama" or config.n_kv_heads == config.n_heads):
             return name
     return "minigpt"
 
@@ -102,7 +102,8 @@ def config_to_disk(config: GPTConfig, dtype: str) -> dict:
     """
     kind = family_of(config)
     if kind == "minigpt":
-        return {"model_type": kind, "dtype": dtype, **asdict(config)}
+        note = "minigpt.load opens this model; transformers has no architecture of these switches"
+        return {"model_type": kind, "note": note, "dtype": dtype, **asdict(config)}
     content = {"model_type": kind, "dtype": dtype, **FAMILIES[kind].fixed}
     content |= {theirs: getattr(config, ours) for ours, theirs in FAMILIES[kind].keys().items()}
     if kind == "llama":

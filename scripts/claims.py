@@ -57,7 +57,7 @@ CLAIMS = {
                 _years),
     "P5": Claim("A base model has picked up knowledge", "scripts/measure.py: cloze",
                 lambda r: f"{r['answers']['base_cloze']:.1%} of held-out facts"),
-    "P6": Claim("A larger base model continues more sensibly", "minigpt/config.py: GPTConfig",
+    "P6": Claim("A larger base model continues more sensibly", "scripts/experiments.py: EXPERIMENTS",
                 lambda r: f"loss {r['smaller']['val_loss']:.3f} to {r['base']['val_loss']:.3f}, facts "
                           f"{r['smaller']['cloze']:.0%} to {r['answers']['base_cloze']:.0%}, at "
                           f"{r['base']['parameters'] / r['smaller']['parameters']:.0f} times the size"),

@@ -41,6 +41,16 @@ def test_formula_and_fused_kernels_give_the_same_logits_and_gradients(switches):
     assert_close(*results, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("norm", ["rmsnorm", "layernorm"])
+def test_normalised_queries_and_keys_make_their_matrix_s_scale_irrelevant(norm):
+    model, other = (tiny(qk_norm=True, norm=norm, norm_eps=1e-12) for _ in range(2))
+    rows = (model.config.n_heads + model.config.n_kv_heads) * model.config.d_head  # the values' are left alone
+    with torch.no_grad():
+        for block in other.blocks:
+            block.attention.query_key_value.weight[:rows] *= 7
+    assert_close(model(random_ids(model, 2, 9)), other(random_ids(model, 2, 9)), rtol=1e-6, atol=1e-6)
+
+
 def first_loss(config: GPTConfig, rows: int, length: int) -> float:
     """The loss of a fresh model on random tokens."""
     torch.manual_seed(0)

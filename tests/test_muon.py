@@ -59,9 +59,9 @@ def parameters(**shapes: tuple[int, int]) -> dict[str, torch.nn.Parameter]:
 
 
 def test_the_first_step_has_length_lr_and_more_for_tall_matrices():
-    made = parameters(wide=(4, 16), tall=(16, 4))
+    made = parameters(wide=(4, 16), tall=(18, 8))
     Muon(made, dtype=torch.float64).step(lr=0.1, count=1)
-    for name, factor in (("wide", 1.0), ("tall", 2.0)):
+    for name, factor in (("wide", 1.0), ("tall", 1.5)):
         expected = -0.1 * factor * orthogonalise(made[name].grad[None])[0]
         assert_close(made[name].detach(), expected, rtol=1e-5, atol=1e-8)
 
@@ -74,6 +74,22 @@ def test_matrices_that_share_a_shape_move_as_they_do_alone():
         for optimizer in (stacked, *single):
             optimizer.step(0.1, count)
     assert_close([p.detach() for p in together.values()], [p.detach() for p in alone.values()])
+
+
+def test_a_matrix_of_squares_moves_as_its_squares_do():
+    made, alone = parameters(whole=(12, 4)), parameters(a=(4, 4), b=(4, 4), c=(4, 4))
+    for piece, gradient in zip(alone.values(), made["whole"].grad.split(4)):
+        piece.grad = gradient
+    for optimizer in (Muon(made, dtype=torch.float64), Muon(alone, dtype=torch.float64)):
+        optimizer.step(0.1, 1)
+    assert_close(made["whole"].detach(), torch.cat([piece.detach() for piece in alone.values()]))
+
+
+def test_products_in_bfloat16_take_nearly_the_same_step():
+    exact, quick = parameters(w=(24, 40)), parameters(w=(24, 40))
+    Muon(exact, dtype=torch.float64).step(0.1, 1), Muon(quick, dtype=torch.bfloat16).step(0.1, 1)
+    apart = (exact["w"] - quick["w"]).norm() / exact["w"].norm()
+    assert 0 < apart < 0.1
 
 
 def test_momentum_is_a_running_mean_and_the_step_looks_one_ahead():

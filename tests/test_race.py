@@ -1,0 +1,72 @@
+"""The race: the same characters for both, a whole validation split, and results that say what was measured."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from test_scripts import call, refuses
+
+from minigpt import GPT, GPTConfig
+from minigpt.functional import cross_entropy
+from scripts import race
+
+TEXT = "The cat sat on the mat; who sat where?\n" * 60
+
+
+@pytest.fixture
+def text(tmp_path):
+    (tmp_path / "text.txt").write_text(TEXT)
+    return tmp_path / "text.txt"
+
+
+def test_characters_become_ids_in_two_parts(text):
+    training, validation, vocab_size = race.read_characters(text)
+    characters = sorted(set(TEXT))
+    assert "".join(characters[i] for i in [*training, *validation]) == TEXT
+    assert vocab_size == len(characters) and len(training) == len(TEXT) * 9 // 10
+
+
+def test_a_batch_is_a_function_of_seed_and_step_and_its_targets_are_the_next_characters(text):
+    training, _, _ = race.read_characters(text)
+    batches = race.crops(training, 5, seed=3)
+    assert torch.equal(batches(7).inputs, race.crops(training, 5, seed=3)(7).inputs)
+    assert not torch.equal(batches(7).inputs, batches(8).inputs)
+    assert not torch.equal(batches(7).inputs, race.crops(training, 5, seed=4)(7).inputs)
+    windows = np.lib.stride_tricks.sliding_window_view(training, race.CONTEXT + 1).tolist()
+    for row, targets in zip(batches(0).inputs.tolist(), batches(0).targets.tolist()):
+        assert [*row, targets[-1]] in windows and row[1:] == targets[:-1]
+
+
+def test_validation_counts_every_character_but_the_first_once():
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(vocab_size=9, **race.SHAPE)).eval()
+    ids = np.random.default_rng(0).integers(9, size=3 * race.CONTEXT + 17)
+    nats = 0.0
+    for start in range(0, len(ids) - 1, race.CONTEXT):
+        row = torch.tensor(ids[start : start + race.CONTEXT + 1])[None]
+        nats += cross_entropy(model(row[:, :-1]), row[:, 1:], reduction="sum").item()
+    assert race.validation_loss(model, ids) == pytest.approx(nats / (len(ids) - 1), rel=1e-5)
+
+
+def test_the_results_say_which_seed_reached_the_target_when(monkeypatch, capsys, tmp_path, text):
+    monkeypatch.setattr(race, "MEASURED", 2)
+    monkeypatch.setattr(race, "PEER_STEPS", 1)  # so the long run is a short one
+    for target, reached in ((9.0, True), (0.1, False)):
+        monkeypatch.setattr(race, "TARGET", target)
+        assert call(monkeypatch, race, "--data", text, "--out", tmp_path, "--seeds", 2, "--steps", 2) == 0
+        results = json.loads((tmp_path / "results.json").read_text())
+        assert results["target"] == target and results["peer_seconds"] > 0
+        assert [row["seed"] for row in results["seeds"]] == [0, 1]
+        assert {"seconds_to_target", "val_at_peer_time"} <= results["seeds"][0].keys()
+        assert all((row["seconds_to_target"] is not None) == reached for row in results["seeds"])
+        assert (results["ratio"] is not None) == reached
+        assert ("times as quick" in capsys.readouterr().out) == reached
+
+
+def test_a_text_too_short_to_race_on_is_refused(monkeypatch, capsys, tmp_path, text):
+    text.write_text("too short")
+    refuses(monkeypatch, capsys, "9 characters are too few", race, "--data", text, "--out", tmp_path / "out")
+    refuses(monkeypatch, capsys, "No such file", race, "--data", tmp_path / "none.txt", "--out", tmp_path / "out")
+    refuses(monkeypatch, capsys, "--seeds 0: must be", race, "--data", text, "--seeds", 0)
+    assert not (tmp_path / "out").exists()
