@@ -155,6 +155,7 @@ class GPT(nn.Module):
         C, V = config.d_model, config.vocab_size
         self.token_embedding = nn.Embedding(V, C)
         self.position_embedding = nn.Embedding(config.context_length, C) if config.position == "learned" else None
+        self.embedding_norm = Norm(config, C) if config.embedding_norm else None
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
         self.final_norm = Norm(config, C)
         self.head = nn.Linear(C, V, bias=False)
@@ -197,6 +198,8 @@ class GPT(nn.Module):
             turn = F.rotary(positions, self.config.d_head, self.config.rope_theta, x.dtype)
         else:
             turn = cache.turns[:, positions.unsqueeze(-2)].unbind()  # (T, D) or (B, 1, 1, D) each
+        if self.embedding_norm is not None:
+            x = self.embedding_norm(x)
         rate = self.config.dropout if self.training and cache is None else 0.0  # a cache means that we generate
         x = F.dropout(x, rate)
         shared = Shared(turn, mask, cache, rate)

@@ -20,7 +20,8 @@ def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)  # singular values at most 1
     for _ in range(steps):
         gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)  # b G + c G @ G
+        x = torch.baddbmm(x, polynomial, x, beta=a)  # a X + (b G + c G @ G) @ X
     return x.mT if tall else x
 
 

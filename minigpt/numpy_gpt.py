@@ -190,7 +190,7 @@ class NumpyGPT:
 
     def __init__(self, config: GPTConfig, parameters: Arrays):
         _only(config, norm="rmsnorm", position="rope", mlp="swiglu", bias=False, tie_embeddings=True, dropout=0.0,
-              qk_norm=False)  # fmt: skip
+              qk_norm=False, embedding_norm=False)  # fmt: skip
         self.config, self.parameters = config, parameters
         self.context_length, self.vocab_size = config.context_length, config.vocab_size
 

@@ -89,7 +89,8 @@ def family_of(config: GPTConfig) -> str:
     """The family whose names a model is written in: "llama", "gpt2" or, for any other mix of switches, "minigpt"."""
     for name, family in FAMILIES.items():
         fits = all(getattr(config, switch) == value for switch, value in family.switches.items())
-        if fits and not config.qk_norm and (name == "llama" or config.n_kv_heads == config.n_heads):
+        plain = not (config.qk_norm or config.embedding_norm)
+        if fits and plain and (name == "llama" or config.n_kv_heads == config.n_heads):
             return name
     return "minigpt"
 

@@ -42,6 +42,7 @@ SWITCHES = every(
     tie_embeddings=[True, False],
     n_kv_heads=[4, 2, 1],
     qk_norm=[False],
+    embedding_norm=[False],
 ) + every(
     norm=["rmsnorm", "layernorm"],
     position=["rope", "learned"],
@@ -50,6 +51,7 @@ SWITCHES = every(
     tie_embeddings=[False],
     n_kv_heads=[2],
     qk_norm=[True],
+    embedding_norm=[True],
 )
 
 

@@ -51,6 +51,13 @@ def test_normalised_queries_and_keys_make_their_matrix_s_scale_irrelevant(norm):
     assert_close(model(random_ids(model, 2, 9)), other(random_ids(model, 2, 9)), rtol=1e-6, atol=1e-6)
 
 
+def test_a_normalised_embedding_s_scale_is_irrelevant():
+    model, other = (tiny(embedding_norm=True, tie_embeddings=False, norm_eps=1e-12) for _ in range(2))
+    with torch.no_grad():
+        other.token_embedding.weight *= 7
+    assert_close(model(random_ids(model, 2, 9)), other(random_ids(model, 2, 9)), rtol=1e-6, atol=1e-6)
+
+
 def first_loss(config: GPTConfig, rows: int, length: int) -> float:
     """The loss of a fresh model on random tokens."""
     torch.manual_seed(0)

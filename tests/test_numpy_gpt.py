@@ -287,7 +287,7 @@ def test_weights_go_both_ways_and_through_a_run_directory(dtype, tmp_path):
 
 @pytest.mark.parametrize(
     "switch", [{"norm": "layernorm"}, {"position": "learned"}, {"mlp": "gelu"}, {"bias": True}, {"dropout": 0.1},
-               {"tie_embeddings": False}, {"qk_norm": True}],
+               {"tie_embeddings": False}, {"qk_norm": True}, {"embedding_norm": True}],
 )  # fmt: skip
 def test_a_model_that_the_twin_does_not_have_is_refused_by_the_switchs_name(switch):
     (name,) = switch

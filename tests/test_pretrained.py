@@ -117,12 +117,13 @@ def test_every_mix_of_switches_comes_back_from_its_config(switches):
     assert content["model_type"] == ("llama" if llama else "gpt2" if gpt2 else "minigpt")
 
 
-def test_a_model_that_transformers_can_not_open_says_so_in_its_directory(tmp_path):
-    save(tmp_path, tiny(qk_norm=True), None)
+@pytest.mark.parametrize("switch", ["qk_norm", "embedding_norm"])
+def test_a_model_that_transformers_can_not_open_says_so_in_its_directory(tmp_path, switch):
+    save(tmp_path, tiny(**{switch: True}), None)
     assert "transformers has no" in json.loads((tmp_path / "config.json").read_text())["note"]
     with pytest.raises(ValueError, match="model type `minigpt`"):
         AutoModelForCausalLM.from_pretrained(tmp_path)
-    assert load(tmp_path)[0].config.qk_norm
+    assert getattr(load(tmp_path)[0].config, switch)
 
 
 @pytest.mark.parametrize("kind", ["bert", "mamba", None])
