@@ -113,6 +113,9 @@ def main() -> None:
     from transformers.utils import logging
 
     from minigpt import GPTConfig
+    from scripts import toyworld
+    from scripts.bench_tokenizer import CHARACTERS, tokenizer_rows
+    from scripts.plots import ratios_figure
 
     logging.set_verbosity_error()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -138,10 +141,22 @@ def main() -> None:
         ["4 layers x 128, tokens/s", "NumPy", "PyTorch", "ratio"],
         [[r["what"], f"{r['ours']:,.0f}", f"{r['peer']:,.0f}", r["ratio"]] for r in twins],
     )
+    text = "\n".join(toyworld.build(0).documents)[:CHARACTERS]
+    merges = tokenizer_rows(text, pairs=args.pairs)
+    print()
+    table(
+        [merges[0]["what"] + ", characters/s", "ours", "peer", "ratio"],
+        [[r["peer_name"], f"{r['ours']:,.0f}", f"{r['peer']:,.0f}", r["ratio"]] for r in merges],
+    )
+    machine, date = platform.processor() or platform.machine(), time.strftime("%Y-%m-%d")
     write_json(args.out / "results.json", {
-        "machine": platform.processor() or platform.machine(), "threads": torch.get_num_threads(),
-        "date": time.strftime("%Y-%m-%d"), "read_bandwidth": bandwidth, "rows": rows + twins,
+        "machine": machine, "threads": torch.get_num_threads(), "date": date, "read_bandwidth": bandwidth,
+        "rows": rows + twins + merges,
     })  # fmt: skip
+    ratios_figure(rows + twins + merges, f"{machine}, {torch.get_num_threads()} threads, {date}").savefig(
+        args.out / "ratios.png", dpi=110
+    )
+    print(f"  in {args.out}: results.json, ratios.png")
 
 
 if __name__ == "__main__":

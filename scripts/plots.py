@@ -7,17 +7,17 @@ from pathlib import Path
 INK, GREY, BLUE, ORANGE, GREEN = "#222222", "#b8b8b8", "#2f6db5", "#d9772b", "#3a8f5c"
 
 
-def figure(width: float, height: float):
-    """An empty matplotlib figure with one plain pair of axes; no display is needed."""
+def figure(width: float, height: float, rows: int = 1, columns: int = 1, **layout):
+    """An empty matplotlib figure with plain axes, one or (rows, columns) of them; no display is needed."""
     import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    pyplot.rcParams.update({"font.size": 10, "svg.fonttype": "none", "font.family": "sans-serif"})
-    fig, axes = pyplot.subplots(figsize=(width, height), layout="constrained")
-    axes.spines[["top", "right"]].set_visible(False)
-    return fig, axes
+    matplotlib.rcParams.update({"font.size": 10, "svg.fonttype": "none", "font.family": "sans-serif"})
+    fig = Figure(figsize=(width, height), layout="constrained")
+    grid = fig.subplots(rows, columns, squeeze=False, **layout)
+    for axes in grid.flat:
+        axes.spines[["top", "right"]].set_visible(False)
+    return fig, grid if grid.size > 1 or layout else grid[0, 0]
 
 
 def loss_figure(log: Path, title: str, ln_vocab: float | None = None):
@@ -51,18 +51,24 @@ def curves_figure(curves: dict[str, list[float]]):
     return fig
 
 
+def ratios_figure(rows: list[dict], title: str):
+    """How many times as quick as its peer each piece of work is, as bars; the line is as quick."""
+    fig, axes = figure(9.6, 0.9 + 0.3 * len(rows))
+    names, ratios = [f"{row['what']} / {row['peer_name']}" for row in rows], [row["ratio"] for row in rows]
+    colours = [BLUE if ratio >= 1 else ORANGE for ratio in ratios]
+    bars = axes.barh(names, [ratio - 1 for ratio in ratios], left=1, color=colours, height=0.7)
+    axes.bar_label(bars, [f"{ratio:.2f}" for ratio in ratios], padding=3, fontsize=8)
+    axes.invert_yaxis()
+    axes.set(xscale="log", xlabel="times as quick", title=title)
+    axes.tick_params(labelsize=8)
+    return fig
+
+
 def experiment_figure(experiment, series: dict[str, list[float]], before: float | None = None):
     """What one setting does: a line over many numbers, else bars; a last series of another unit has its own panel."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     names, values = list(series), experiment.values
     panels = [names[: len(experiment.shares)], *([names[-1:]] if experiment.figure else [])]
-    fig, grid = pyplot.subplots(
-        1, len(panels), figsize=(9.6, 3.4), layout="constrained", squeeze=False, width_ratios=[2, 1][: len(panels)]
-    )
+    fig, grid = figure(9.6, 3.4, 1, len(panels), width_ratios=[2, 1][: len(panels)])
     for axes, drawn in zip(grid[0], panels):
         shares, width = drawn is panels[0], 0.8 / len(drawn)
         for i, (name, colour) in enumerate(zip(drawn, (BLUE, ORANGE, GREEN) if shares else (GREY,))):
@@ -82,7 +88,6 @@ def experiment_figure(experiment, series: dict[str, list[float]], before: float 
         elif before is not None:
             axes.axhline(before, color=INK, lw=0.8, ls=":")
             axes.set_title("dotted: before fine-tuning", fontsize=9, loc="right", color=INK)
-        axes.spines[["top", "right"]].set_visible(False)
     handles, labels = grid[0][0].get_legend_handles_labels()
     fig.legend(handles, labels, frameon=False, fontsize=9, loc="outside lower center", ncols=len(labels))
     fig.suptitle(experiment.question, fontsize=11)
@@ -103,25 +108,17 @@ def svg(fig) -> str:
     """A figure as an <svg> element to put into a page."""
     import io
 
-    from matplotlib import pyplot
-
     buffer = io.StringIO()
     fig.savefig(buffer, format="svg")
-    pyplot.close(fig)
     text = buffer.getvalue()
     return text[text.index("<svg") :]
 
 
 def filter_figure(stages: list[tuple[str, list[float]]], tokens: list[str]):
     """Bars of one next-token distribution, panel by panel: as the model gives it, then as each filter leaves it."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     columns, most = 3, max(max(probabilities) for _, probabilities in stages)
     rows = -(-len(stages) // columns)
-    fig, panels = pyplot.subplots(rows, columns, figsize=(9.6, 2.7 * rows), layout="constrained", sharey=True)
+    fig, panels = figure(9.6, 2.7 * rows, rows, columns, sharey=True)
     for axes in panels.flat[len(stages) :]:
         axes.remove()
     for axes, (title, probabilities) in zip(panels.flat, stages):

@@ -14,8 +14,8 @@ from scripts.common import run, show_progress, table, write_json
 TARGET, PEER_STEPS, PEER_BATCH, CONTEXT = 1.9058, 2000, 12, 64
 SHAPE = dict(context_length=CONTEXT, n_layers=4, n_heads=2, d_model=128, d_ff=352, tie_embeddings=False)
 SHAPE |= dict(norm="layernorm", qk_norm=True, embedding_norm=True)  # RMSNorm's kernel is slower
-SPRINT = dict(steps=145, lr=0.01, muon_lr=0.06, batch_size=16)  # to the target
-LONG = dict(lr=0.005, muon_lr=0.03, batch_size=16)  # for as long as the peer takes
+SPRINT = dict(steps=150, lr=0.015, muon_lr=0.06, batch_size=16)  # to the target
+LONG = dict(lr=0.01, muon_lr=0.03, batch_size=16)  # for as long as the peer takes
 SHARED = dict(optimizer="muon", precision="auto", warmup=0, final_lr=0.0, weight_decay=0.0)
 MEASURED = 100  # steps of the peer that are timed, a part of them before each of our runs
 

@@ -51,7 +51,8 @@ def stoppable(steps: Iterable, directory: Path, save: Callable[[], object], devi
                             print(f"\nstopped after step {step.step}; {how_to_go_on()}", file=sys.stderr)
                     sys.exit(128 + (stop.signal or signal.SIGINT))
         except FloatingPointError as problem:
-            raise FloatingPointError(f"{problem}; {how_to_go_on()}") from problem
+            anew = "another learning rate is another run (OVERWRITE=1)"
+            raise FloatingPointError(f"{problem}; {anew}; {how_to_go_on()}") from problem
 
 
 def which_save(name: str) -> int | bool:

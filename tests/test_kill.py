@@ -236,7 +236,7 @@ def serve(directory: str) -> None:
     file {"seen": path} changes; {"at": n} SIGKILL at a file operation; {"stop": n} Ctrl-C in a step. Each is answered
     with the run's exit status, which is negative for a signal.
     """
-    import matplotlib.pyplot  # noqa: F401
+    import matplotlib.figure  # noqa: F401
 
     torch.set_num_threads(1)
     for line in sys.stdin:
