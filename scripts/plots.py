@@ -60,6 +60,7 @@ def ratios_figure(rows: list[dict], title: str):
     axes.bar_label(bars, [f"{ratio:.2f}" for ratio in ratios], padding=3, fontsize=8)
     axes.invert_yaxis()
     axes.set(xscale="log", xlabel="times as quick", title=title)
+    axes.margins(x=0.1)  # room for the figures beside the bars
     axes.tick_params(labelsize=8)
     return fig
 
