@@ -115,7 +115,8 @@ class MLP(nn.Module):
     def __init__(self, config: GPTConfig):
         super().__init__()
         self.fused, self.gated = config.kernels == "fused", config.mlp == "swiglu"
-        self.up = nn.Linear(config.d_model, config.d_ff * (2 if self.gated else 1), bias=config.bias)
+        wide = config.d_ff * (2 if self.gated else 1)  # with a gate: its rows, then those of what it gates
+        self.up = nn.Linear(config.d_model, wide, bias=config.bias)
         self.down = nn.Linear(config.d_ff, config.d_model, bias=config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
