@@ -22,7 +22,7 @@ class Cache:
 
     def __init__(self, config: GPTConfig, lengths: Tensor, dtype: torch.dtype):
         self.lengths, self.longest, self.used = lengths, int(lengths.max()), 0
-        self.rope_theta = config.rope_theta
+        self.rope_theta = config.rope_theta if config.position == "rope" else None
         self.uniform = bool((lengths == self.longest).all())  # no holes: nothing to mask
         shape = (config.n_layers, 2, len(lengths), config.n_kv_heads, 0, config.d_head)
         self.slots = torch.empty(shape, dtype=dtype, device=lengths.device)  # (layers, 2, B, K, S, D)
@@ -38,8 +38,9 @@ class Cache:
             self.slots[..., : self.used, :] = slots[..., : self.used, :]
             filled, self.filled = self.filled, self.filled.new_zeros(len(self.lengths), grown[-2])
             self.filled[:, : self.used] = filled[:, : self.used]
-            positions = torch.arange(grown[-2], device=slots.device)
-            self.turns = torch.stack(F.rotary(positions, grown[-1], self.rope_theta, slots.dtype))  # (2, S, D)
+            if self.rope_theta is not None:
+                positions = torch.arange(grown[-2], device=slots.device)
+                self.turns = torch.stack(F.rotary(positions, grown[-1], self.rope_theta, slots.dtype))  # (2, S, D)
             self.layers = [layer.unbind() for layer in self.slots]
 
     def store(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:

@@ -65,10 +65,10 @@ def race(training, validation, vocab_size: int, recipe: dict, seed: int) -> dict
     started = time.perf_counter()
     torch.manual_seed(seed)
     model = GPT(GPTConfig(vocab_size=vocab_size, **SHAPE))
-    config = TrainConfig(**{name: value for name, value in recipe.items() if name != "batch_size"}, **SHARED, seed=seed)
-    for _ in show_progress(
-        train(model, crops(training, recipe["batch_size"], seed), config), config.steps, f"seed {seed}"
-    ):
+    recipe, batches = dict(recipe), crops(training, recipe["batch_size"], seed)
+    del recipe["batch_size"]
+    config = TrainConfig(**recipe, **SHARED, seed=seed)
+    for _ in show_progress(train(model, batches, config), config.steps, f"seed {seed}"):
         pass
     loss = validation_loss(model, validation)
     parameters = sum(p.numel() for p in model.parameters())

@@ -41,12 +41,13 @@ def test_a_batch_is_a_function_of_seed_and_step_and_its_targets_are_the_next_cha
 def test_validation_counts_every_character_but_the_first_once():
     torch.manual_seed(0)
     model = GPT(GPTConfig(vocab_size=9, **race.SHAPE)).eval()
+    torch.nn.init.normal_(model.head.weight)  # so that each character's loss is another one
     ids = np.random.default_rng(0).integers(9, size=3 * race.CONTEXT + 17)
     nats = 0.0
     for start in range(0, len(ids) - 1, race.CONTEXT):
         row = torch.tensor(ids[start : start + race.CONTEXT + 1])[None]
         nats += cross_entropy(model(row[:, :-1]), row[:, 1:], reduction="sum").item()
-    assert race.validation_loss(model, ids) == pytest.approx(nats / (len(ids) - 1), rel=1e-3)
+    assert race.validation_loss(model, ids) == pytest.approx(nats / (len(ids) - 1), rel=3e-3)
 
 
 def test_the_results_say_which_seed_reached_the_target_when(monkeypatch, capsys, tmp_path, text):
