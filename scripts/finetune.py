@@ -4,6 +4,7 @@ python -m scripts.finetune --data mine.jsonl --base runs/demo/base --out runs/mi
 """
 
 import argparse
+import os
 import random
 from pathlib import Path
 
@@ -118,6 +119,8 @@ def main() -> None:
         shown = f"{value}; {LARGE[name]} for a model of more than 10 M parameters" if name in LARGE else value
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), help=f"(default: {shown})")
     args = parser.parse_args()
+    if (processes := int(os.environ.get("WORLD_SIZE", 1))) > 1:
+        raise ValueError(f"torchrun started {processes} processes: fine-tuning runs in one, pretraining in any number")
     from minigpt import TrainConfig, evaluate
     from sft import collate, encode_conversation, encode_examples, epoch_picks, padding, read_examples
 

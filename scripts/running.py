@@ -107,7 +107,7 @@ def joined(device: str) -> Iterator[str]:
     distributed.init_process_group("gloo" if device == "cpu" else "nccl", timeout=timedelta(days=7))
     try:
         yield device
-    except (ValueError, FloatingPointError):
+    except (ValueError, FileNotFoundError, FloatingPointError):
         if distributed.get_rank() == 0:
             raise
         sys.exit(2)

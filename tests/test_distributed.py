@@ -134,6 +134,26 @@ def test_one_process_alone_needs_no_group_and_no_copy():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--data", "nowhere.txt"], "nowhere.txt: no such file"),
+        (["--n-layers", "0"], "n_layers=0: must be at least 1"),
+        (["--resume"], "tokenizer.json: is missing, there is no run to resume"),
+        (["--lr", "1e9", "--optimizer", "adamw", "--steps", "9"], "is not finite"),
+    ],
+    ids=["no text", "bad number", "no run", "nan"],
+)
+def test_a_mistake_that_all_processes_meet_is_said_once(tmp_path, flags, message):
+    (tmp_path / "text.txt").write_text(" ".join(TEXTS) * 60)
+    small = "--context-length 48 --n-layers 1 --d-model 32 --d-ff 32 --vocab-size 300 --batch-size 4 --device cpu"
+    command = ["-m", "scripts.pretrain", "--data", tmp_path / "text.txt", *small.split(), "--out", tmp_path / "run"]
+    run = torchrun(2, *command, *flags, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    said = [line for line in run.communicate(timeout=60)[1].splitlines() if line.startswith("error: ")]
+    assert run.returncode != 0 and len(said) == 1 and message in said[0], said
+
+
+@pytest.mark.slow
 def test_a_run_of_two_processes_is_stopped_by_ctrl_c_and_goes_on_in_one(tmp_path):
     (tmp_path / "text.txt").write_text(" ".join(TEXTS) * 60)
     small = "--context-length 48 --d-model 32 --d-ff 32 --vocab-size 300 --batch-size 5 --precision fp32 --steps 120"

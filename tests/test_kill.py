@@ -195,6 +195,8 @@ def test_what_can_not_be_gone_on_from_is_refused(tmp_path, flags, capsys):
     assert call(*flags, "--overwrite", "--lr", 0.001) == 0  # of the old saves none is taken for one of the new run
     settings = json.loads((path.parent / "state.json").read_text())["settings"]
     assert settings["lr"] == 0.001
+    assert call(*flags, "--overwrite", "--save-every", 0) == 0
+    assert not checkpoint.checkpoints(tmp_path / "run")
 
 
 def test_saves_are_made_unless_they_are_declined(tmp_path, flags):

@@ -80,6 +80,12 @@ def test_fine_tuning_names_file_and_line(monkeypatch, capsys, tmp_path, model_di
     assert not (tmp_path / "out").exists()
 
 
+def test_fine_tuning_in_several_processes_is_refused(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    message = "torchrun started 2 processes: fine-tuning runs in one"
+    refuses(monkeypatch, capsys, message, finetune, "--data", tmp_path / "data.jsonl", "--out", tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
