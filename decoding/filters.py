@@ -8,11 +8,11 @@ with NaN or +inf, or of only -inf, is a ValueError that names it.
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 OUT = -math.inf
-SMALL = 2048  # a vocabulary up to this size is sorted as quickly as it is searched
 ROUNDING = 1e-6  # δ: by so much may rounded probabilities miss a target and still count as having reached it
 
 
@@ -65,7 +65,12 @@ def top_p(logits: Tensor, p: float) -> Tensor:
     """
     check(logits)
     expect(0 <= p <= 1, "top_p", p, "a probability, 0 <= p <= 1")
-    return logits if p == 1 else _keep(logits, *_until(logits, p - ROUNDING))  # top-k, with a k of each row's own
+    if p == 1:
+        return logits
+    ranked = _ranked(logits)  # (..., V)
+    mass = ranked.double().softmax(-1).cumsum(-1)  # (..., V): of each token and all that are more probable
+    rank = torch.searchsorted(mass, torch.full_like(mass[..., :1], p - ROUNDING))  # (..., 1), from 0
+    return _keep(logits, ranked.gather(-1, rank), rank + 1)  # top-k, with a k of each row's own
 
 
 def min_p(logits: Tensor, p: float) -> Tensor:
@@ -154,30 +159,11 @@ def expect(right: bool, name: str, value, expected: str) -> None:
         raise ValueError(f"{name} is {value!r}; expected {expected}")
 
 
-def _until(logits: Tensor, target: float) -> tuple[Tensor, Tensor]:
-    """The logit of the token at which the mass, from the most probable token on, reaches the target; and its rank.
-
-    logits: (..., V) -> two (..., 1). The definition sorts the whole vocabulary. For a large one, that takes longer than
-    a small model: there we find the band of logits in which the target is reached, and rank only the tokens inside.
-    """
-    if logits.shape[-1] <= SMALL:
-        ranked = logits.sort(descending=True).values
-        rank = 1 + (ranked.double().softmax(-1).cumsum(-1)[..., :-1] < target).sum(-1, keepdim=True)
-        return ranked.gather(-1, rank - 1), rank
-    probabilities = logits.double().softmax(-1)  # (..., V)
-    # 64 bands to each factor e, the most probable tokens in band 0; the last takes all from e ** -32 down.
-    band = ((logits.amax(-1, keepdim=True) - logits).float() * 64).clamp(max=2047).long()  # (..., V)
-    masses = torch.zeros(*logits.shape[:-1], 2048, dtype=torch.float64, device=logits.device)
-    masses.scatter_add_(-1, band, probabilities)
-    reached = masses.cumsum(-1)  # (..., 2048)
-    targets = torch.full_like(reached[..., :1], target)  # (..., 1)
-    cut = torch.searchsorted(reached, targets)  # (..., 1): the band
-    inside = band == cut  # (..., V)
-    size = inside.sum(-1, keepdim=True)  # (..., 1)
-    best = logits.where(inside, OUT).topk(int(size.max()))  # (..., the largest size)
-    mass = (reached - masses).gather(-1, cut) + probabilities.gather(-1, best.indices).cumsum(-1)
-    rank = torch.minimum(torch.searchsorted(mass, targets) + 1, size)  # (..., 1): within the band
-    return best.values.gather(-1, rank - 1), rank + (band < cut).sum(-1, keepdim=True)
+def _ranked(logits: Tensor) -> Tensor:
+    """Each row from its largest logit to its smallest: on a CPU, NumPy sorts several times as quickly as PyTorch."""
+    if logits.device.type != "cpu":
+        return logits.sort(descending=True).values
+    return torch.from_numpy(np.sort(_wide(logits).detach().numpy())).flip(-1)
 
 
 def _keep(logits: Tensor, worst: Tensor, k: int | Tensor) -> Tensor:

@@ -24,7 +24,6 @@ class Exercise(NamedTuple):
     task: str
     tests: str  # what pytest is called with
     only: str = ""  # take out just the statement of the function that begins so
-    helper: str = ""  # a function taken out whole, as it would tell the answer
 
 
 TOPICS = {
@@ -74,7 +73,7 @@ TOPICS = {
         "decoding/filters.py tests/test_decoding_filters.py -k top_k"),
     "top_p": Exercise(
         "G8", "decoding/filters.py", "top_p", "keep the smallest set of most probable tokens that reaches p",
-        "decoding/filters.py tests/test_decoding_filters.py -k top_p", helper="_until"),
+        "decoding/filters.py tests/test_decoding_filters.py -k top_p"),
     "temperature": Exercise(
         "G9", "decoding/filters.py", "temperature", "divide the logits by t, and mind t = 0 and overflow",
         "decoding/filters.py tests/test_decoding_filters.py -k temperature"),
@@ -105,9 +104,6 @@ def without(source: str, exercise: Exercise) -> str:
         last, indent = function.end_lineno, body[0].col_offset
     lines = source.split("\n")
     lines[first - 1 : last] = [f"{' ' * indent}raise NotImplementedError({'your turn: ' + exercise.task!r})"]
-    if exercise.helper:
-        helper = find("\n".join(lines), exercise.helper)
-        del lines[helper.lineno - 1 : helper.end_lineno + 2]
     return "\n".join(lines)
 
 

@@ -17,14 +17,6 @@ from decoding.filters import ROUNDING
 SLACK = 1e-12  # float64 sums in another order
 
 
-@pytest.fixture(scope="module", autouse=True, params=["sorted", "searched"])
-def how_top_p_ranks(request):
-    """Every rule holds for both ways in which top-p ranks a vocabulary: whole, or the one band that matters."""
-    small, filters.SMALL = filters.SMALL, 10**9 if request.param == "sorted" else 0
-    yield
-    filters.SMALL = small
-
-
 def is_in(logits: Tensor) -> Tensor:
     return logits > OUT
 
