@@ -11,7 +11,7 @@ from strategies import FLOATS, OUT, logits, penalties, probabilities, quick, tem
 from torch import Tensor
 
 import decoding
-from decoding import ban, draw, filters, min_p, no_repeat_ngram, repetition_penalty, temperature, top_k, top_p
+from decoding import ban, draw, min_p, no_repeat_ngram, repetition_penalty, temperature, top_k, top_p
 from decoding.filters import ROUNDING
 
 SLACK = 1e-12  # float64 sums in another order
