@@ -29,23 +29,23 @@ def test_characters_become_ids_in_two_parts(text):
 
 def test_a_batch_is_a_function_of_seed_and_step_and_its_targets_are_the_next_characters(text):
     training, _, _ = race.read_characters(text)
-    batches = race.crops(training, 5, seed=3)
-    assert torch.equal(batches(7).inputs, race.crops(training, 5, seed=3)(7).inputs)
+    batches = race.crops(training, 5, 64, seed=3)
+    assert torch.equal(batches(7).inputs, race.crops(training, 5, 64, seed=3)(7).inputs)
     assert not torch.equal(batches(7).inputs, batches(8).inputs)
-    assert not torch.equal(batches(7).inputs, race.crops(training, 5, seed=4)(7).inputs)
-    windows = np.lib.stride_tricks.sliding_window_view(training, race.CONTEXT + 1).tolist()
+    assert not torch.equal(batches(7).inputs, race.crops(training, 5, 64, seed=4)(7).inputs)
+    windows = np.lib.stride_tricks.sliding_window_view(training, 64 + 1).tolist()
     for row, targets in zip(batches(0).inputs.tolist(), batches(0).targets.tolist()):
         assert [*row, targets[-1]] in windows and row[1:] == targets[:-1]
 
 
 def test_validation_counts_every_character_but_the_first_once():
     torch.manual_seed(0)
-    model = GPT(GPTConfig(vocab_size=9, **race.SHAPE)).eval()
+    model = GPT(GPTConfig(vocab_size=9, context_length=32, **race.SHAPE)).eval()
     torch.nn.init.normal_(model.head.weight)  # so that each character's loss is another one
-    ids = np.random.default_rng(0).integers(9, size=3 * race.CONTEXT + 17)
+    ids = np.random.default_rng(0).integers(9, size=3 * 32 + 17)
     nats = 0.0
-    for start in range(0, len(ids) - 1, race.CONTEXT):
-        row = torch.tensor(ids[start : start + race.CONTEXT + 1])[None]
+    for start in range(0, len(ids) - 1, 32):
+        row = torch.tensor(ids[start : start + 32 + 1])[None]
         nats += cross_entropy(model(row[:, :-1]), row[:, 1:], reduction="sum").item()
     assert race.validation_loss(model, ids) == pytest.approx(nats / (len(ids) - 1), rel=3e-3)
 
@@ -53,6 +53,7 @@ def test_validation_counts_every_character_but_the_first_once():
 def test_the_results_say_which_seed_reached_the_target_when(monkeypatch, capsys, tmp_path, text):
     monkeypatch.setattr(race, "MEASURED", 2)
     monkeypatch.setattr(race, "PEER_STEPS", 1)  # so the long run is a short one
+    monkeypatch.setitem(race.LONG, "context", 16)  # the text has only so many characters to validate on
     for target, reached in ((9.0, True), (0.1, False)):
         monkeypatch.setattr(race, "TARGET", target)
         assert call(monkeypatch, race, "--data", text, "--out", tmp_path, "--seeds", 2, "--steps", 2) == 0
@@ -63,6 +64,16 @@ def test_the_results_say_which_seed_reached_the_target_when(monkeypatch, capsys,
         assert all((row["seconds_to_target"] is not None) == reached for row in results["seeds"])
         assert (results["ratio"] is not None) == reached
         assert ("times as quick" in capsys.readouterr().out) == reached
+
+
+def test_an_evening_trains_the_larger_model_alone(monkeypatch, capsys, tmp_path, text):
+    monkeypatch.setitem(race.EVENING, "context", 16)
+    monkeypatch.setattr(race, "Peer", None)
+    assert call(monkeypatch, race, "--data", text, "--out", tmp_path, "--seeds", 1, "--steps", 2, "--evening") == 0
+    results = json.loads((tmp_path / "evening.json").read_text())
+    (row,) = results["seeds"]
+    assert row["steps"] == 2 and row["parameters"] > 3e6 and row["val"] < 9 and row["seconds"] > 0
+    assert f"{row['val']:.3f}" in capsys.readouterr().out
 
 
 def test_a_text_too_short_to_race_on_is_refused(monkeypatch, capsys, tmp_path, text):
