@@ -20,8 +20,8 @@ SWITCHES = dict(norm="layernorm", qk_norm=True, embedding_norm=True, tie_embeddi
 SHAPE = dict(n_layers=4, n_heads=2, d_model=128, d_ff=352, **SWITCHES)
 SPRINT = dict(context=64, batch_size=16, lr=0.015, muon_lr=0.06, steps=150)  # to the target
 LONG = dict(context=128, batch_size=12, lr=0.01, muon_lr=0.03)  # for as long as the peer takes
-EVENING_SHAPE = dict(n_layers=4, n_heads=4, d_model=256, d_ff=704, dropout=0.1, **SWITCHES)
-EVENING = dict(context=256, batch_size=16, lr=0.006, muon_lr=0.025, steps=900)
+EVENING_SHAPE = dict(n_layers=4, n_heads=4, d_model=256, d_ff=704, dropout=0.2, **SWITCHES)
+EVENING = dict(context=256, batch_size=16, lr=0.006, muon_lr=0.025, steps=2000)
 SHARED = dict(optimizer="muon", precision="auto", warmup=0, final_lr=0.0, weight_decay=0.0)
 
 
@@ -166,8 +166,8 @@ def beside_peer(text: tuple, args: argparse.Namespace) -> None:
         reached = sprint["seconds"] if sprint["val"] <= TARGET else None
         seeds.append({"seed": seed, "seconds_to_target": reached, "val": sprint["val"]})
         if not args.short:
-            pace = race(*text, SHAPE, LONG | {"steps": 20}, seed)["pace"]
-            steps = max(1, int(0.95 * peer_seconds / pace))  # the rest is for the validation
+            pace = race(*text, SHAPE, LONG | {"steps": 50}, seed)["pace"]
+            steps = max(1, int(0.98 * peer_seconds / pace))  # the rest is for the validation
             long = race(*text, SHAPE, LONG | {"steps": steps}, seed)
             seeds[-1] |= {"val_at_peer_time": long["val"], "seconds_at_peer_time": long["seconds"], "steps": steps}
     reached = [row["seconds_to_target"] for row in seeds if row["seconds_to_target"]]
