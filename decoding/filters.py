@@ -8,7 +8,6 @@ with NaN or +inf, or of only -inf, is a ValueError that names it.
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -163,7 +162,9 @@ def _ranked(logits: Tensor) -> Tensor:
     """Each row from its largest logit to its smallest: on a CPU, NumPy sorts several times as quickly as PyTorch."""
     if logits.device.type != "cpu":
         return logits.sort(descending=True).values
-    return torch.from_numpy(np.sort(_wide(logits).detach().numpy())).flip(-1)
+    turned = -_wide(logits).detach()  # NumPy sorts upwards, and in place
+    turned.numpy().sort()
+    return -turned
 
 
 def _keep(logits: Tensor, worst: Tensor, k: int | Tensor) -> Tensor:

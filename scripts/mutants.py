@@ -80,8 +80,8 @@ FILTERS = [
     ("ranked.double().softmax(-1).cumsum(-1)", "ranked.double().exp().cumsum(-1)", "the survivors aren't renormalised"),
     ("ranked.double().softmax(-1).cumsum(-1)", "ranked.double().softmax(0).cumsum(-1)", "the wrong axis sums to 1"),
     ("ranked.double().softmax(-1).cumsum(-1)", "ranked.softmax(-1).cumsum(-1)", "a float32 sum"),
-    (".numpy())).flip(-1)", ".numpy()))", "the least probable first"),
-    ("np.sort(_wide(logits).detach().numpy())", "np.sort(logits.half().numpy())", "ranked in half precision"),
+    ("    return -turned\n", "    return -turned.flip(-1)\n", "the least probable first"),
+    ("turned = -_wide(logits).detach()", "turned = -logits.detach().half()", "ranked in half precision"),
     # ties
     ("out = logits < worst", "out = logits <= worst", "the k-th is dropped"),
     ("if (extra > 0).any():", "if False:", "equals keep more than k"),
