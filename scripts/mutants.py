@@ -52,7 +52,7 @@ FILTERS = [
     ("min(max(t, numbers.tiny), numbers.max)", "max(t, numbers.tiny)", "a huge one divides inf by inf"),
     ("(wide - largest) / t", "wide / t", "the largest isn't subtracted, so large logits overflow"),
     ("(wide - largest) / t", "(wide - largest) * t", "it sharpens where it should smooth"),
-    ("wide = _wide(logits)\n    t = max", "wide = logits\n    t = max", "half precision all the way"),
+    ("wide = _wide(logits)\n    numbers", "wide = logits\n    numbers", "half precision all the way"),
     # top-k
     ("expect(isinstance(k, int) and k >= 1,", "expect(isinstance(k, int) and k >= 0,", "k = 0"),
     ("return logits if k >= logits.shape[-1] else _keep(logits, logits.topk(k)",
