@@ -68,7 +68,7 @@ def top_p(logits: Tensor, p: float) -> Tensor:
         return logits
     ranked = _ranked(logits)  # (..., V)
     mass = ranked.double().softmax(-1).cumsum(-1)  # (..., V): of each token and all that are more probable
-    rank = torch.searchsorted(mass, torch.full_like(mass[..., :1], p - ROUNDING))  # (..., 1), from 0
+    rank = torch.searchsorted(mass, torch.full_like(mass[..., :1], p - ROUNDING))  # (..., 1): where it reaches p
     return _keep(logits, ranked.gather(-1, rank), rank + 1)  # top-k, with a k of each row's own
 
 

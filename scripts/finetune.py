@@ -4,12 +4,12 @@ python -m scripts.finetune --data mine.jsonl --base runs/demo/base --out runs/mi
 """
 
 import argparse
-import os
 import random
 from pathlib import Path
 
 from scripts.common import open_model, read_corpus, refuse_existing, run, show_progress, table, write_json
 from scripts.pretrain import LossLog, encode_pieces, split
+from scripts.running import processes
 
 SCHEDULE = {"steps": 160, "lr": 5e-4, "weight_decay": 0.0, "precision": "auto", "micro_batches": 1}
 BATCH_SIZE = 32
@@ -119,8 +119,8 @@ def main() -> None:
         shown = f"{value}; {LARGE[name]} for a model of more than 10 M parameters" if name in LARGE else value
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), help=f"(default: {shown})")
     args = parser.parse_args()
-    if (processes := int(os.environ.get("WORLD_SIZE", 1))) > 1:
-        raise ValueError(f"torchrun started {processes} processes: fine-tuning runs in one, pretraining in any number")
+    if processes() > 1:
+        raise ValueError(f"torchrun started {processes()} processes: fine-tuning runs in one, pretraining in any number")
     from minigpt import TrainConfig, evaluate
     from sft import collate, encode_conversation, encode_examples, epoch_picks, padding, read_examples
 

@@ -15,7 +15,7 @@ TARGET, PEER_STEPS, PEER_BATCH, PEER_CONTEXT = 1.9058, 2000, 12, 64
 MEASURED = 100  # steps of the peer that are timed, a part of them before each of our runs
 EVENING_TARGET = 1.4697  # what nanoGPT documents for 10.7 M parameters and minutes of an A100
 
-# Ours. LayerNorm, as RMSNorm's kernel is slower; a context of 128 pays from about a minute on.
+# Ours. LayerNorm, as RMSNorm's kernel is slower; a longer run gains by a longer context.
 SWITCHES = dict(norm="layernorm", qk_norm=True, embedding_norm=True, tie_embeddings=False)
 SHAPE = dict(n_layers=4, n_heads=2, d_model=128, d_ff=352, **SWITCHES)
 SPRINT = dict(context=64, batch_size=16, lr=0.015, muon_lr=0.06, steps=150)  # to the target
@@ -64,7 +64,11 @@ def validation_loss(model, ids) -> float:
 
 
 def race(training, validation, vocab_size: int, shape: dict, recipe: dict, seed: int) -> dict:
-    """One run of ours, everything from the weights' first draw to the loss at the end within its seconds."""
+    """One run of ours, everything from the weights' first draw to the loss at the end within its seconds.
+
+    shape: of GPTConfig; recipe: of TrainConfig, and context and batch_size. Gives {"val": the loss over all validation
+    characters, "seconds", "steps", "pace": the median seconds of a step, "parameters"}.
+    """
     import torch
 
     from minigpt import GPT, GPTConfig, TrainConfig, train
@@ -135,12 +139,16 @@ def main() -> None:
         raise ValueError(f"--seeds {args.seeds}: must be at least 1")
     text = read_characters(args.data)
     args.out.mkdir(parents=True, exist_ok=True)
-    (evening if args.evening else beside_peer)(text, args)
+    steps = {} if args.steps is None else {"steps": args.steps}
+    if args.evening:
+        evening(text, EVENING | steps, args)
+    else:
+        beside_peer(text, SPRINT | steps, args)
 
 
-def evening(text: tuple, args: argparse.Namespace) -> None:
+def evening(text: tuple, recipe: dict, args: argparse.Namespace) -> None:
     """A larger model for as long as it takes."""
-    recipe, seeds = EVENING | ({"steps": args.steps} if args.steps else {}), []
+    seeds = []
     for seed in range(args.seeds):
         seeds.append({"seed": seed} | race(*text, EVENING_SHAPE, recipe, seed))
     print(f"  {seeds[0]['parameters']:,} parameters, loss over all {len(text[1]):,} validation characters")
@@ -149,14 +157,13 @@ def evening(text: tuple, args: argparse.Namespace) -> None:
     write_json(args.out / "evening.json", {"target": EVENING_TARGET, "seeds": seeds})
 
 
-def beside_peer(text: tuple, args: argparse.Namespace) -> None:
+def beside_peer(text: tuple, recipe: dict, args: argparse.Namespace) -> None:
     """Down to the peer's loss, and for as long as the peer takes."""
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     training, validation, vocab_size = text
     peer, peer_steps, sprints = Peer(training, vocab_size), [], []
-    recipe = SPRINT | ({"steps": args.steps} if args.steps else {})
     for seed in range(args.seeds):
         peer_steps += peer.seconds(-(-MEASURED // args.seeds))
         sprints.append(race(*text, SHAPE, recipe, seed))

@@ -84,6 +84,11 @@ def fingerprint(patterns: Iterable[str]) -> str:
     return sha256("".join(map(file_hash, paths)).encode()).hexdigest()[:16]
 
 
+def processes() -> int:
+    """How many processes torchrun has started for this run."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
 @contextmanager
 def joined(device: str) -> Iterator[str]:
     """Meet the other processes of the run, if torchrun started several; gives the device of this one.
@@ -97,7 +102,7 @@ def joined(device: str) -> Iterator[str]:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     elif device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: PyTorch finds no such device here, leave it out or use cpu")
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+    if processes() == 1:
         yield device
         return
     if device == "cuda":
