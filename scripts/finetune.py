@@ -120,7 +120,7 @@ def main() -> None:
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), help=f"(default: {shown})")
     args = parser.parse_args()
     if processes() > 1:
-        raise ValueError(f"torchrun started {processes()} processes: fine-tuning runs in one, pretraining in any number")
+        raise ValueError(f"torchrun started {processes()} processes: fine-tuning runs in one, only pretraining in more")
     from minigpt import TrainConfig, evaluate
     from sft import collate, encode_conversation, encode_examples, epoch_picks, padding, read_examples
 
