@@ -108,6 +108,9 @@ def joined(device: str) -> Iterator[str]:
     if device == "cuda":
         device = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(device)
+    # Loaded before there is a group, or its functions' defaults would hold the group, and its threads, past the end.
+    import torch.distributed.nn
+
     # No limit to speak of: the others wait while the first prepares or evaluates, and torchrun ends them if it dies.
     distributed.init_process_group("gloo" if device == "cpu" else "nccl", timeout=timedelta(days=7))
     try:
