@@ -117,7 +117,7 @@ def make_optimizers(model: nn.Module, config: TrainConfig, state: TrainState) ->
     if config.optimizer == "muon":
         names = [name for name, p in rest.items() if p.ndim == 2 and "embedding" not in name and name != "head.weight"]
         dtype = product_dtype(next(model.parameters()).device, config.precision)
-        optimizers.append((Muon({name: rest.pop(name) for name in names}, dtype=dtype), config.muon_lr))
+        optimizers.append((Muon({name: rest.pop(name) for name in names}, config.betas[0], dtype), config.muon_lr))
     optimizers.append((AdamW(rest, config.betas, config.eps, config.weight_decay), config.lr))
     moments = {name: moment for optimizer, _ in optimizers for name, moment in optimizer.moments.items()}
     if state.moments and state.moments.keys() != moments.keys():

@@ -230,13 +230,14 @@ def test_training_does_not_print(capsys):
 def test_every_parameter_is_in_exactly_one_optimizer(optimizer, tied):
     # "a tied weight counted twice"
     model, state = tiny(tie_embeddings=tied, position="learned", norm="layernorm", bias=True), TrainState()
-    optimizers = make_optimizers(model, plan(1, optimizer), state)
+    optimizers = make_optimizers(model, plan(1, optimizer, betas=(0.7, 0.9)), state)
     held = [id(parameter) for one, _ in optimizers for parameter in one.parameters.values()]
     assert sorted(held) == sorted(map(id, model.parameters()))
     if optimizer == "muon":
         by_muon = set(optimizers[0][0].parameters)
         layers = {name for name, p in model.named_parameters() if name.startswith("blocks") and p.ndim == 2}
         assert by_muon == layers  # the matrices, neither embeddings nor the head
+        assert optimizers[0][0].momentum == 0.7  # AdamW's own share of the past
 
 
 def test_every_parameter_moves():
