@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import signal
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from minigpt import GPT, GPTConfig, Tokenizer
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 torch.set_num_threads(1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts the tests with & has Ctrl-C ignored
 settings.register_profile(
     "course",
     deadline=None,
