@@ -104,7 +104,7 @@ class TrainConfig:
     warmup: int = 20
     schedule: str = "linear"  # or "cosine"
     final_lr: float = 0.02
-    betas: tuple[float, float] = (0.9, 0.95)  # memory of AdamW's two means; Muon's has the first
+    betas: tuple[float, float] = (0.9, 0.95)  # of AdamW's two means; the first is Muon's momentum too
     eps: float = 1e-8
     weight_decay: float = 0.1
     clip: float = 1.0  # the largest norm that a gradient keeps

@@ -29,8 +29,8 @@ class Muon:
     """Momentum whose update is orthogonalised: each direction of a matrix moves equally far.
 
     parameters: matrices by name, with .grad. One that is several squares high, as queries over keys over values, is
-    taken for as many matrices. All of one shape are stacked and treated at once, tall ones lying down. dtype: that of
-    the products; bfloat16 is precise enough, where it is quick.
+    taken for as many matrices. All of one shape are stacked and treated at once, tall ones lying down. momentum: the
+    past's share in the mean gradient. dtype: that of the products; bfloat16 is precise enough, where it is quick.
     """
 
     def __init__(self, parameters: dict[str, Tensor], momentum: float = 0.95, dtype: torch.dtype = torch.float32):

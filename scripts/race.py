@@ -15,7 +15,7 @@ TARGET, PEER_STEPS, PEER_BATCH, PEER_CONTEXT = 1.9058, 2000, 12, 64
 MEASURED = 100  # steps of the peer that are timed, a part of them before each of our runs
 EVENING_TARGET = 1.4697  # what nanoGPT documents for 10.7 M parameters and minutes of an A100
 
-# Ours. LayerNorm, as RMSNorm's kernel is slower. A short run needs a short memory, a longer one a longer context.
+# Ours. LayerNorm, as RMSNorm's kernel is slower. A short run needs less momentum, a longer one a longer context.
 SWITCHES = dict(norm="layernorm", qk_norm=True, embedding_norm=True, tie_embeddings=False)
 SHAPE = dict(n_layers=4, n_heads=2, d_model=128, d_ff=352, **SWITCHES)
 SPRINT = dict(context=64, batch_size=16, lr=0.015, muon_lr=0.08, betas=(0.85, 0.95), steps=125)  # to the target
