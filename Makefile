@@ -64,7 +64,7 @@ chat: .venv/demo.done  ## MODEL=sft SYSTEM="…" BASE=base: talk to a model, /he
 	  $(if $(BASE),--base $(BASE)) $(ARGS)
 
 claims: .venv/test.done  ## the lecture's statements: code, test and measured figure of each, none may lack
-	@$(PY) -m scripts.claims $(ARGS)
+	@$(PY) -m scripts.lab.claims $(ARGS)
 
 exercises: .venv/test.done  ## the pieces of the source to write anew, in the lecture's order
 	@$(PY) -m scripts.exercise
@@ -76,13 +76,13 @@ twin: .venv/demo.done  ## STEPS=300: train with PyTorch and with NumPy, and lay 
 	$(PY) -m scripts.twin $(if $(STEPS),--steps $(STEPS)) $(if $(OUT),--out $(OUT)) --seed $(SEED) $(ARGS)
 
 mutants: .venv/test.done  ## break decoding in many small ways, one by one: do its tests see it?
-	$(PY) -m scripts.mutants $(ARGS)
+	$(PY) -m scripts.lab.mutants $(ARGS)
 
 bench: .venv/test.done  ## speeds as ratios to what people use, in one run
-	$(PY) -m scripts.bench $(if $(OUT),--out $(OUT)) $(ARGS)
+	$(PY) -m scripts.lab.bench $(if $(OUT),--out $(OUT)) $(ARGS)
 
 race: .venv/test.done  ## DATA=tinyshakespeare.txt: train beside nanoGPT's CPU recipe, down to the same loss
-	$(PY) -m scripts.race $(if $(DATA),--data $(DATA)) $(if $(OUT),--out $(OUT)) $(ARGS)
+	$(PY) -m scripts.lab.race $(if $(DATA),--data $(DATA)) $(if $(OUT),--out $(OUT)) $(ARGS)
 
 lint: .venv/test.done  ## ruff: check and format
 	.venv/bin/ruff check .

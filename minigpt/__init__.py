@@ -1,8 +1,8 @@
 """The base model: from text to a model that predicts the next token. Read functional.py, model.py, loop.py first."""
 
-from .checkpoint import load, load_checkpoint, save, save_checkpoint
 from .config import GPTConfig, TrainConfig
 from .data import IGNORE, Batch, all_batches, read_tokens, token_batches, write_tokens
+from .files.checkpoint import load, load_checkpoint, save, save_checkpoint
 from .loop import Step, TrainState, evaluate, train
 from .model import GPT
 from .tokenizer import Tokenizer

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from . import parallel
 from .config import TrainConfig
 from .data import IGNORE, Batch, Batches
-from .functional import cross_entropy
-from .muon import Muon
+from .fast import processes as parallel
+from .fast.muon import Muon
+from .formulas import cross_entropy
 from .optim import AdamW, clip_gradients, learning_rate
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from . import functional as F
+from . import formulas as F
 from .config import GPTConfig
 
 

@@ -5,7 +5,7 @@ python -m scripts.ask --question "Where does Selma live?" --model sft
 
 import argparse
 
-from scripts.common import open_model, run
+from scripts.support.common import open_model, run
 
 
 def main() -> None:
@@ -14,7 +14,7 @@ def main() -> None:
     parser.add_argument("--model", default="sft", help="base, sft, smollm or a run directory (default: %(default)s)")
     parser.add_argument("--max-new-tokens", type=int, default=40, help="(default: %(default)s)")
     args = parser.parse_args()
-    from scripts.measure import as_question, as_text, continuations
+    from scripts.support.measure import as_question, as_text, continuations
 
     model, tok = open_model(args.model)
     layouts = {"as plain text": as_text, "in fine-tuning's layout": as_question}

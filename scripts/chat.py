@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
 
-from scripts.common import GREY, RESET, model_directory, one_line, open_model, run, terminal_width
+from scripts.support.common import GREY, RESET, model_directory, one_line, open_model, run, terminal_width
 
 KNOBS = {  # name: (kind, at first, what it does)
     "temperature": (float, 0.0, "0 is greedy and draws nothing; 1 draws as the model says; more is wilder"),
@@ -106,7 +106,7 @@ class Talk:
     def compare(self, question: str) -> None:
         """Print two columns: the base model goes on from the plain text (S1), this model answers (S6)."""
         from decoding import generate
-        from scripts.measure import as_text
+        from scripts.support.measure import as_text
 
         self.opened_base = self.opened_base or open_model(self.base)
         base, base_tok = self.opened_base

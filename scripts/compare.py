@@ -8,9 +8,9 @@ import math
 import time
 from pathlib import Path
 
-from scripts import measure
-from scripts.common import open_model, run, table, write_json
-from scripts.strategies import STRATEGIES, TASKS, continue_prompt, distinct2, repetition
+from scripts.support import measure
+from scripts.support.common import open_model, run, table, write_json
+from scripts.support.strategies import STRATEGIES, TASKS, continue_prompt, distinct2, repetition
 
 NEW_TOKENS = 110  # long enough for greedy decoding to fall into its loop
 TOP_K, TOP_P = STRATEGIES["top_k"][1]["top_k"], STRATEGIES["top_p"][1]["top_p"]
@@ -201,7 +201,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.runs < 2:
         raise ValueError(f"--runs {args.runs}: must be at least 2, to see whether a second run differs")
-    from scripts.report import write_comparison
+    from scripts.support.report import write_comparison
 
     model, tok = open_model(args.model)
     traced = trace(model, tok, args.prompt, args.seed, args.runs, args.max_new_tokens)

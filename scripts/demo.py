@@ -9,8 +9,9 @@ import shutil
 import time
 from pathlib import Path
 
-from scripts import compare, finetune, measure, pretrain, toyworld
-from scripts.common import Stopwatch, read_corpus, run, table, write_json
+from scripts import compare, finetune, pretrain, toyworld
+from scripts.support import measure
+from scripts.support.common import Stopwatch, read_corpus, run, table, write_json
 
 SMALLER = {"n_layers": 1, "n_heads": 2, "d_model": 64, "d_ff": 176}  # for P6: the same text, steps and recipe
 
@@ -32,7 +33,7 @@ def main() -> None:
 
     import torch
 
-    from scripts.report import write_report
+    from scripts.support.report import write_report
     from sft import encode_examples, read_examples
     from sft.finetune import train
 

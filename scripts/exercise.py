@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 from typing import NamedTuple
 
-from scripts.common import run
+from scripts.support.common import run
 
 ROOT = Path(__file__).parent.parent
 COPIED = ("minigpt", "decoding", "sft", "scripts", "tests", "pyproject.toml")
@@ -35,20 +35,20 @@ TOPICS = {
         "P1", "minigpt/tokenizer.py", "Tokenizer.encode_by_hand", "merge the earliest learnt pair until none is left",
         "minigpt/tokenizer.py tests/test_tokenizer.py -k by_hand"),
     "norm": Exercise(
-        "P2", "minigpt/functional.py", "rms_norm", "divide by the root mean square over the last axis, then scale",
-        "minigpt/functional.py tests/test_functional.py -k rms_norm"),
+        "P2", "minigpt/formulas.py", "rms_norm", "divide by the root mean square over the last axis, then scale",
+        "minigpt/formulas.py tests/test_formulas.py -k rms_norm"),
     "rotary": Exercise(
-        "P2", "minigpt/functional.py", "rotate", "turn each pair of entries by its angle",
-        "minigpt/functional.py tests/test_functional.py -k 'rotate or rotary_is or rotary_keeps'"),
+        "P2", "minigpt/formulas.py", "rotate", "turn each pair of entries by its angle",
+        "minigpt/formulas.py tests/test_formulas.py -k 'rotate or rotary_is or rotary_keeps'"),
     "attention": Exercise(
-        "P2", "minigpt/functional.py", "causal_attention", "softmax(q·k / sqrt D) v, where the mask allows a look",
-        "minigpt/functional.py tests/test_functional.py -k 'attention or no_logit_is'"),
+        "P2", "minigpt/formulas.py", "causal_attention", "softmax(q·k / sqrt D) v, where the mask allows a look",
+        "minigpt/formulas.py tests/test_formulas.py -k 'attention or no_logit_is'"),
     "kv_cache": Exercise(
         "P2", "minigpt/model.py", "Cache.store", "write behind the used slots, return all that is there",
         "tests/test_model.py -k 'cache_grows or reordered_rows'"),
     "cross_entropy": Exercise(
-        "P3", "minigpt/functional.py", "cross_entropy", "the mean of -log p(target) over the targets that are learnt",
-        "minigpt/functional.py tests/test_functional.py -k cross_entropy"),
+        "P3", "minigpt/formulas.py", "cross_entropy", "the mean of -log p(target) over the targets that are learnt",
+        "minigpt/formulas.py tests/test_formulas.py -k cross_entropy"),
     "adamw": Exercise(
         "P3", "minigpt/optim.py", "AdamW.step", "update both running means, decay matrices, move every parameter",
         "minigpt/optim.py tests/test_optim.py -k 'adamw or decayed'"),

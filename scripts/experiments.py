@@ -7,8 +7,9 @@ import argparse
 from pathlib import Path
 from typing import NamedTuple
 
-from scripts import finetune, measure, pretrain
-from scripts.common import open_model, run, table, write_json
+from scripts import finetune, pretrain
+from scripts.support import measure
+from scripts.support.common import open_model, run, table, write_json
 
 
 class Experiment(NamedTuple):
@@ -140,7 +141,7 @@ def main() -> None:
             raise ValueError(f"{name!r}: must be one of {', '.join(EXPERIMENTS)}")
     if not args.world.exists():
         raise FileNotFoundError(f"{args.world}: run `make demo` first")
-    from scripts.plots import experiment_figure
+    from scripts.support.plots import experiment_figure
 
     for name in args.names or EXPERIMENTS:
         experiment, directory = EXPERIMENTS[name], args.out / name

@@ -7,9 +7,9 @@ import argparse
 import random
 from pathlib import Path
 
-from scripts.common import open_model, read_corpus, refuse_existing, run, show_progress, table, write_json
 from scripts.pretrain import LossLog, encode_pieces, split
-from scripts.running import processes
+from scripts.support.common import open_model, read_corpus, refuse_existing, run, show_progress, table, write_json
+from scripts.support.running import processes
 
 SCHEDULE = {"steps": 160, "lr": 5e-4, "weight_decay": 0.0, "precision": "auto", "micro_batches": 1}
 BATCH_SIZE = 32
@@ -82,7 +82,7 @@ def question_and_answer(example) -> tuple[list, str]:
 def answers(model, tok, conversations: list, max_new_tokens: int) -> list:
     """What a model answers greedily to each conversation: Generations."""
     from decoding import generate
-    from scripts.measure import CHUNK
+    from scripts.support.measure import CHUNK
     from sft import encode_conversation
 
     prompts, said = [encode_conversation(tok, messages)[0] for messages in conversations], []

@@ -5,8 +5,8 @@ python -m scripts.generate --prompt "Meet Selma. She" --strategy top_p --top-p .
 
 import argparse
 
-from scripts.common import open_model, run
-from scripts.strategies import STRATEGIES, TASKS, continue_prompt, named, repetition
+from scripts.support.common import open_model, run
+from scripts.support.strategies import STRATEGIES, TASKS, continue_prompt, named, repetition
 
 KNOBS = {"temperature": float, "top_k": int, "top_p": float, "min_p": float, "width": int}
 KNOBS |= {"repetition_penalty": float, "no_repeat_ngram": int, "length_penalty": float}
@@ -27,7 +27,7 @@ def main() -> None:
     knobs = named(args.task or args.strategy) | {
         name: getattr(args, name) for name in KNOBS if getattr(args, name) is not None
     }
-    from scripts.measure import as_text
+    from scripts.support.measure import as_text
 
     model, tok = open_model(args.model)
     if args.backend == "numpy":

@@ -14,8 +14,8 @@ from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 
-from scripts.common import Rest, read_corpus, refuse_existing, run, show_progress, write_json
-from scripts.running import fingerprint, joined, once, refuse_saves, stoppable, which_save
+from scripts.support.common import Rest, read_corpus, refuse_existing, run, show_progress, write_json
+from scripts.support.running import fingerprint, joined, once, refuse_saves, stoppable, which_save
 
 # Measured on the toy world: see README. Every name is one token at its natural vocabulary of about 1,230 ids.
 SHAPE = {"context_length": 128, "n_layers": 4, "n_heads": 4, "d_model": 128, "d_ff": 352, "dropout": 0.0}
@@ -112,7 +112,7 @@ def pretrain(tok, directory: Path, shape: dict, schedule: dict, batch_size: int,
     import torch
 
     import minigpt
-    from minigpt import parallel
+    from minigpt.fast import processes as parallel
     from minigpt.tokenizer import END
 
     first, device, settings = parallel.rank() == 0, options.get("device", "cpu"), options.get("settings")
@@ -188,7 +188,7 @@ class LossLog:
             file.write(json.dumps(row) + "\n")
 
     def plot(self) -> None:
-        from scripts.plots import save_loss_plot
+        from scripts.support.plots import save_loss_plot
 
         save_loss_plot(self.directory)
 
@@ -232,8 +232,8 @@ def main() -> None:
 def train_as_told(args: argparse.Namespace, device: str) -> None:
     """What `main` does once it knows its flags and its device."""
     from minigpt import GPTConfig, TrainConfig
-    from minigpt.checkpoint import file_hash
-    from minigpt.tokenizer_json import from_json, to_json
+    from minigpt.files.checkpoint import file_hash
+    from minigpt.files.tokenizer_json import from_json, to_json
 
     shape, schedule = ({name: getattr(args, name) for name in group} for group in (SHAPE, SCHEDULE))
     # Bad numbers are refused before any work; and what a run depends on is known when it is resumed.

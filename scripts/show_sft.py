@@ -7,7 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from scripts.common import GREY, RESET, open_model, run
+from scripts.support.common import GREY, RESET, open_model, run
 
 LEARNT, GIVEN = ["\033[30;42m", "\033[30;46m"], [GREY, "\033[4;90m"]  # by turns, so that each token shows
 

@@ -5,7 +5,7 @@ python -m scripts.sizes
 
 import argparse
 
-from scripts.common import run, table
+from scripts.support.common import run, table
 
 # The makers' counts: sums over the published files' tensors.
 PUBLISHED = {

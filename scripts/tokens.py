@@ -6,7 +6,7 @@ python -m scripts.tokens --text "Meet Selma, who lives in Porto."
 import argparse
 from pathlib import Path
 
-from scripts.common import GREY, RESET, run
+from scripts.support.common import GREY, RESET, run
 
 COLOURS = ["\033[30;46m", "\033[30;43m", "\033[30;42m", "\033[30;45m"]
 
@@ -17,7 +17,7 @@ def main() -> None:
     parser.add_argument("--model", help="whose tokenizer (default: the demo's, or one trained now)")
     args = parser.parse_args()
     from minigpt import Tokenizer
-    from minigpt.tokenizer_json import from_json
+    from minigpt.files.tokenizer_json import from_json
     from scripts import toyworld
     from scripts.pretrain import VOCAB_SIZE
 

@@ -9,8 +9,8 @@ import statistics
 from pathlib import Path
 
 from scripts import toyworld
-from scripts.common import run, table, write_json
 from scripts.pretrain import BATCH_SIZE, NUMPY_SCHEDULE, SHAPE, VOCAB_SIZE, prepare, pretrain
+from scripts.support.common import run, table, write_json
 
 
 def main() -> None:
@@ -20,7 +20,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     from minigpt import TrainConfig
-    from scripts.plots import curves_figure
+    from scripts.support.plots import curves_figure
 
     schedule, logs, rows = NUMPY_SCHEDULE | {"steps": args.steps}, {}, []
     TrainConfig(**schedule)  # a bad number is refused before any work

@@ -9,41 +9,48 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("minigpt", "decoding", "sft")
 FILES = {
-    f"{path.parent.name}.{path.stem}": ast.parse(path.read_text(encoding="utf-8"))
+    ".".join(path.relative_to(ROOT).with_suffix("").parts): ast.parse(path.read_text(encoding="utf-8"))
     for package in PACKAGES
-    for path in sorted((ROOT / package).glob("*.py"))
+    for path in sorted((ROOT / package).rglob("*.py"))
 }
 
 # Who may import whom; a package's __init__ gathers what is its own.
 ARROWS = {
-    "minigpt.functional": set(),
+    "minigpt.formulas": set(),
     "minigpt.config": set(),
     "minigpt.tokenizer": set(),
-    "minigpt.tokenizer_json": {"minigpt.tokenizer"},
+    "minigpt.files.tokenizer_json": {"minigpt.tokenizer"},
     "minigpt.data": set(),
-    "minigpt.muon": set(),
-    "minigpt.parallel": {"minigpt.data"},
+    "minigpt.fast.muon": set(),
+    "minigpt.fast.processes": {"minigpt.data"},
     "minigpt.optim": {"minigpt.config"},  # the schedule's numbers
-    "minigpt.model": {"minigpt.functional", "minigpt.config"},
+    "minigpt.model": {"minigpt.formulas", "minigpt.config"},
     "minigpt.loop": {
         "minigpt.data",
-        "minigpt.functional",
+        "minigpt.formulas",
         "minigpt.optim",
-        "minigpt.muon",
+        "minigpt.fast.muon",
         "minigpt.config",
-        "minigpt.parallel",
+        "minigpt.fast.processes",
     },
-    "minigpt.pretrained": {"minigpt.config"},
-    "minigpt.gguf": {"minigpt.config", "minigpt.pretrained", "minigpt.tokenizer", "minigpt.tokenizer_json"},
-    "minigpt.checkpoint": {
+    "minigpt.files.huggingface": {"minigpt.config"},
+    "minigpt.files.gguf": {
+        "minigpt.config",
+        "minigpt.files.huggingface",
+        "minigpt.tokenizer",
+        "minigpt.files.tokenizer_json",
+    },
+    "minigpt.files.checkpoint": {
         "minigpt.loop",
         "minigpt.model",
-        "minigpt.gguf",
-        "minigpt.pretrained",
+        "minigpt.files.gguf",
+        "minigpt.files.huggingface",
         "minigpt.tokenizer",
-        "minigpt.tokenizer_json",
+        "minigpt.files.tokenizer_json",
     },
     "minigpt.numpy_gpt": {"minigpt.config", "minigpt.data", "minigpt.loop", "minigpt.model", "minigpt.optim"},
+    "minigpt.fast.__init__": set(),
+    "minigpt.files.__init__": set(),
     "minigpt.__init__": {name for name in FILES if name.startswith("minigpt.")},
 }
 LIBRARIES = {"numpy", "torch", "tiktoken", "safetensors", "regex"}
@@ -51,13 +58,13 @@ LIBRARIES = {"numpy", "torch", "tiktoken", "safetensors", "regex"}
 
 def imports(name: str) -> set[str]:
     """The modules that a file imports, in full, anywhere in it."""
-    package = name.partition(".")[0]
-    found = set()
+    parents, found = name.split(".")[:-1], set()
     for node in ast.walk(FILES[name]):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            module = ".".join(filter(None, [package if node.level else "", node.module]))
+            package = parents[: len(parents) - node.level + 1] if node.level else []
+            module = ".".join(filter(None, [*package, node.module]))
             inner = {f"{module}.{alias.name}" for alias in node.names}
             found |= inner & FILES.keys() or {module}
     return found
@@ -72,8 +79,8 @@ def top(modules: set[str]) -> set[str]:
 
 
 def test_the_imports_are_found():
-    assert ours("minigpt.model") == {"minigpt.functional", "minigpt.config"}
-    assert "minigpt.pretrained" in ours("minigpt.checkpoint")
+    assert ours("minigpt.model") == {"minigpt.formulas", "minigpt.config"}
+    assert "minigpt.files.huggingface" in ours("minigpt.files.checkpoint")
     assert top(imports("minigpt.optim")) == {"math", "torch", "minigpt"}
 
 
@@ -110,7 +117,7 @@ def test_fine_tuning_owns_no_loop():
 
 @pytest.mark.parametrize("name", FILES)
 def test_library_code_needs_few_libraries_and_no_script(name):
-    extra = {"gguf"} if name == "minigpt.gguf" else set()
+    extra = {"gguf"} if name == "minigpt.files.gguf" else set()
     assert top(imports(name)) <= {*PACKAGES, *LIBRARIES, *extra} | sys.stdlib_module_names
     assert not top(imports(name)) & {"argparse", "pickle", "scripts"}
 

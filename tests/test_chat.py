@@ -17,7 +17,7 @@ from test_scripts import call, refuses
 from minigpt import load, save
 from scripts import chat
 from scripts.chat import Talk
-from scripts.common import model_directory
+from scripts.support.common import model_directory
 from sft import Message, encode_conversation
 
 CTRL_C = "\x03"
@@ -165,7 +165,7 @@ def test_bad_flags_are_refused_before_the_talk_begins(monkeypatch, capsys, model
 
 def test_compare_puts_the_base_model_beside_it_and_leaves_the_talk_alone(talk, models, monkeypatch, capsys):
     from decoding import generate
-    from scripts.measure import as_text
+    from scripts.support.measure import as_text
 
     monkeypatch.setattr(chat, "terminal_width", lambda: 100)
     talk.obey("/compare Where is Ada?")

@@ -9,7 +9,8 @@ from conftest import tiny
 from safetensors import SafetensorError
 from torch.testing import assert_close
 
-from minigpt import TrainState, checkpoint, load, load_checkpoint, save, save_checkpoint
+from minigpt import TrainState, load, load_checkpoint, save, save_checkpoint
+from minigpt.files import checkpoint
 
 IDS = torch.tensor([[1, 2, 3, 4]])
 
@@ -299,7 +300,7 @@ def test_a_full_disk_is_said_by_the_file_s_name_and_leaves_the_old_file(tmp_path
     def no_room(*_, **__):
         raise SafetensorError("No space left on device")
 
-    monkeypatch.setattr("minigpt.checkpoint.save_file", no_room)
+    monkeypatch.setattr("minigpt.files.checkpoint.save_file", no_room)
     with pytest.raises(OSError, match=r"model\.safetensors: can't be written \(No space left on device\)"):
         save(tmp_path, tiny(seed=1), None)
     assert (tmp_path / "model.safetensors").read_bytes() == before

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minigpt import GPT, GPTConfig, TrainConfig, functional
+from minigpt import GPT, GPTConfig, TrainConfig
+from minigpt import formulas as functional
 from minigpt.model import Shared
 from scripts import sizes
 

@@ -8,10 +8,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from minigpt import Tokenizer, read_tokens
+from minigpt.files.tokenizer_json import SPLIT_DIGITS
 from minigpt.tokenizer import END, SPLIT
-from minigpt.tokenizer_json import SPLIT_DIGITS
-from scripts import common, pretrain
-from scripts.common import Rest, cut_documents, read_corpus
+from scripts import pretrain
+from scripts.support import common
+from scripts.support.common import Rest, cut_documents, read_corpus
 
 # Llama 3's, in which a sign keeps the line ends behind it.
 SPLIT_LLAMA = (
@@ -42,7 +43,7 @@ def joined(pieces) -> list[str]:
 @example("a b\n\n", 1)
 def test_pieces_join_to_the_documents_however_a_file_is_read(text, block):
     blocks = [text[i : i + block] for i in range(0, len(text), block)]
-    with mock.patch("scripts.common.BLOCK", block):
+    with mock.patch("scripts.support.common.BLOCK", block):
         assert joined(cut_documents(blocks)) == whole_documents(text)
 
 
@@ -57,7 +58,7 @@ def test_pieces_join_to_the_documents_however_a_file_is_read(text, block):
 def test_the_ids_of_a_long_document_cut_in_pieces_are_those_of_the_whole(split, text, block):
     across = [b".\n", b"'\n", b"..", b",."]  # a wrong cut would keep one of these from being made
     tok = Tokenizer([*Tokenizer.train(TEXTS, 300).tokens, *across], split=split)
-    with mock.patch("scripts.common.BLOCK", block):
+    with mock.patch("scripts.support.common.BLOCK", block):
         pieces = list(cut_documents([text[i : i + block] for i in range(0, len(text), block)]))
     assert [i for piece in pieces for i in tok.encode(piece)] == [
         i for document in whole_documents(text) for i in tok.encode(document)
@@ -83,7 +84,7 @@ def split_in_memory(documents: list[str]) -> tuple[list[str], list[str]]:
 @given(text=st.text("ab ", min_size=2, max_size=30), block=st.integers(1, 12))
 def test_a_split_is_the_same_whether_documents_come_whole_or_in_pieces(count, text, block):
     written = [f"{text}x{i}" for i in range(count)]
-    with mock.patch("scripts.common.BLOCK", block):
+    with mock.patch("scripts.support.common.BLOCK", block):
         pieces = list(cut_documents(iter(END.join(written))))
     documents = whole_documents(END.join(written))
     for part, expected in zip(pretrain.split(pieces), split_in_memory(documents)):

@@ -19,8 +19,9 @@ from safetensors.torch import load_file, save_file
 from torch import distributed
 from torch.testing import assert_close
 
-from minigpt import IGNORE, Batch, Tokenizer, TrainConfig, parallel, train
-from scripts.running import joined
+from minigpt import IGNORE, Batch, Tokenizer, TrainConfig, train
+from minigpt.fast import processes as parallel
+from scripts.support.running import joined
 from sft import Example, Message, fine_tune
 
 ROOT = Path(__file__).parent.parent

@@ -9,7 +9,7 @@ from conftest import tiny
 from minigpt import Tokenizer, save
 from minigpt.data import write_tokens
 from scripts import experiments, pretrain, toyworld
-from scripts.common import run
+from scripts.support.common import run
 from sft.data import Rows
 
 VALUES = {

@@ -12,7 +12,7 @@ from decoding import generate
 from minigpt import IGNORE, Batch, TrainConfig, TrainState, load, save, train
 from minigpt.tokenizer import END
 from scripts import finetune, show_sft
-from scripts.common import run
+from scripts.support.common import run
 from sft import Example, Message, encode_conversation, encode_examples, example_batches, fine_tune
 
 TOWNS = {"Ada": "Oslo", "the low": "the best", "they": "the newer"}

@@ -15,9 +15,10 @@ import pytest
 import torch
 from conftest import TEXTS
 
-from minigpt import checkpoint, loop
+from minigpt import loop
+from minigpt.files import checkpoint
 from scripts import pretrain
-from scripts.common import run
+from scripts.support.common import run
 
 ROOT = Path(__file__).parent.parent
 SMALL = {"context-length": 48, "n-layers": 2, "d-model": 32, "d-ff": 32, "vocab-size": 300}

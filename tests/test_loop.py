@@ -14,9 +14,9 @@ from torch import nn
 from torch.testing import assert_close
 
 from minigpt import IGNORE, Batch, Step, TrainConfig, TrainState, evaluate, load_checkpoint, save_checkpoint, train
-from minigpt.functional import cross_entropy
+from minigpt.fast.muon import orthogonalise
+from minigpt.formulas import cross_entropy
 from minigpt.loop import make_optimizers
-from minigpt.muon import orthogonalise
 from minigpt.optim import learning_rate
 
 HERE = Path(__file__).parent

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from minigpt import GPT, GPTConfig, functional
-from minigpt.functional import cross_entropy
+from minigpt import GPT, GPTConfig
+from minigpt import formulas as functional
+from minigpt.formulas import cross_entropy
 
 
 def random_ids(model: GPT, *shape: int, seed: int = 0) -> torch.Tensor:
@@ -184,7 +185,7 @@ def test_dropout_is_on_in_training_and_off_when_evaluating_or_generating():
 
 def test_dropout_acts_on_the_embeddings_and_on_both_halves_of_each_block():
     model, ids = tiny(dropout=0.25, n_layers=3).train(), torch.tensor([[1, 2, 3]])
-    with mock.patch("minigpt.functional.dropout", wraps=functional.dropout) as dropout:
+    with mock.patch("minigpt.formulas.dropout", wraps=functional.dropout) as dropout:
         model(ids)
     assert [call.args[1] for call in dropout.call_args_list] == [0.25] * (1 + 2 * 3)
 

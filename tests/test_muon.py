@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from minigpt.muon import Muon, orthogonalise
+from minigpt.fast.muon import Muon, orthogonalise
 
 
 def matrices(count: int, rows: int, columns: int, seed: int = 0) -> torch.Tensor:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import minigpt
 from decoding import beam_search, generate
 from minigpt import GPT, IGNORE, Batch, GPTConfig, TrainConfig, load, numpy_gpt, save
-from minigpt.functional import cross_entropy
+from minigpt.formulas import cross_entropy
 from minigpt.numpy_gpt import NumpyGPT
 
 SMALL = dict(vocab_size=11, context_length=12, n_layers=2, n_heads=4, n_kv_heads=2, d_model=16, d_ff=20)

@@ -8,8 +8,8 @@ import torch
 from test_scripts import call, refuses
 
 from minigpt import GPT, GPTConfig
-from minigpt.functional import cross_entropy
-from scripts import race
+from minigpt.formulas import cross_entropy
+from scripts.lab import race
 
 TEXT = "The cat sat on the mat; who sat where?\n" * 60
 

@@ -19,12 +19,12 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from decoding import beam_search, generate
 from minigpt import Tokenizer, TrainConfig, load, save
-from minigpt.gguf import SPLITS
+from minigpt.files.gguf import SPLITS
+from minigpt.files.tokenizer_json import BYTE_TO_CHAR, SPLIT_DIGITS, from_json, to_json
 from minigpt.tokenizer import END, SPLIT
-from minigpt.tokenizer_json import BYTE_TO_CHAR, SPLIT_DIGITS, from_json, to_json
-from scripts.common import smollm
 from scripts.compare import Endless
-from scripts.strategies import continue_prompt, named, repetition
+from scripts.support.common import smollm
+from scripts.support.strategies import continue_prompt, named, repetition
 from sft import Example, Message, encode_conversation, fine_tune
 
 transformers.logging.set_verbosity_error()

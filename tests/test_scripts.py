@@ -7,8 +7,10 @@ import pytest
 from conftest import TEXTS, tiny
 
 from minigpt import save
-from scripts import ask, chat, claims, compare, demo, finetune, generate, pretrain, strategies, tokens
-from scripts.common import run
+from scripts import ask, chat, compare, demo, finetune, generate, pretrain, tokens
+from scripts.lab import claims
+from scripts.support import strategies
+from scripts.support.common import run
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from minigpt import IGNORE
 from minigpt.data import Batch
-from minigpt.functional import cross_entropy
+from minigpt.formulas import cross_entropy
 from minigpt.tokenizer import END, PROMPT, RESPONSE
 from sft import (
     Example,

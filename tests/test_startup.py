@@ -7,7 +7,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SCRIPTS = [path.stem for path in sorted((ROOT / "scripts").glob("*.py")) if "ArgumentParser" in path.read_text("utf-8")]
+SCRIPTS = [
+    ".".join(path.relative_to(ROOT / "scripts").with_suffix("").parts)
+    for path in sorted((ROOT / "scripts").rglob("*.py"))
+    if "ArgumentParser" in path.read_text("utf-8")
+]
 HEAVY = {"torch", "numpy", "transformers", "matplotlib", "tiktoken", "regex", "hypothesis", "minigpt"}
 
 
@@ -19,7 +23,7 @@ def loaded(code: str) -> set[str]:
 
 
 def test_the_scripts_are_found():
-    assert {"demo", "pretrain", "finetune", "generate", "bench"} <= set(SCRIPTS)
+    assert {"demo", "pretrain", "finetune", "generate", "lab.bench"} <= set(SCRIPTS)
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

@@ -13,8 +13,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from minigpt import Tokenizer
+from minigpt.files.tokenizer_json import from_json, to_json
 from minigpt.tokenizer import END, SPECIAL_TOKENS, SPLIT
-from minigpt.tokenizer_json import from_json, to_json
 
 # Characters that Python knows: those newer than that are split differently by libraries of different age.
 characters = st.characters(exclude_categories=["Cs", "Cn"])

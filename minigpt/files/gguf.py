@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .config import GPTConfig
-from .pretrained import GGUF
-from .tokenizer import SPLIT, Tokenizer
+from ..config import GPTConfig
+from ..tokenizer import SPLIT, Tokenizer
+from .huggingface import GGUF
 from .tokenizer_json import SPLIT_DIGITS, from_vocabulary
 
 SPLITS = {

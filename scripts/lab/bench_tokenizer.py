@@ -1,6 +1,6 @@
 """How fast byte-pair training is, beside minbpe's algorithm and Hugging Face's `tokenizers`, in one run.
 
-python -m scripts.bench_tokenizer --data text.txt
+python -m scripts.lab.bench_tokenizer --data text.txt
 """
 
 import argparse
@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from scripts.common import run, table
+from scripts.support.common import run, table
 
 CHARACTERS, VOCAB_SIZE, PAIRS, FEW = 1_000_000, 768, 3, 24
 
@@ -92,7 +92,7 @@ def tokenizer_rows(text: str, vocab_size: int = VOCAB_SIZE, pairs: int = PAIRS) 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="scripts.bench_tokenizer", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="scripts.lab.bench_tokenizer", description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, help="a text file (default: the toy world's text)")
     parser.add_argument("--vocab-size", type=int, default=VOCAB_SIZE, help="(default: %(default)s)")
     args = parser.parse_args()

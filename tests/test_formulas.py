@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from minigpt import functional as F
+from minigpt import formulas as F
 
 seeds = st.integers(0, 2**32)
 

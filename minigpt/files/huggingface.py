@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .config import GPTConfig
+from ..config import GPTConfig
 
 # Ours: what Llama's files call it, GPT-2's, and a GGUF file of a Llama. Keys of the config:
 KEYS = {

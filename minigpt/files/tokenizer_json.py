@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator
 
-from .tokenizer import END, PROMPT, SPLIT, Tokenizer
+from ..tokenizer import END, PROMPT, SPLIT, Tokenizer
 
 # SmolLM2's split is the same after every digit has been taken out as a chunk of its own.
 SPLIT_DIGITS = r"\p{N}|'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+"

@@ -13,7 +13,7 @@ from transformers.utils import logging
 
 from decoding import generate
 from minigpt import GPTConfig, load, save
-from minigpt.pretrained import config_from_disk, config_to_disk
+from minigpt.files.huggingface import config_from_disk, config_to_disk
 
 logging.set_verbosity_error()
 GPT2 = {"norm": "layernorm", "position": "learned", "mlp": "gelu", "bias": True}

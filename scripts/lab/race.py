@@ -1,6 +1,6 @@
 """The race that everyone knows: characters of tiny Shakespeare, down to the loss that nanoGPT's CPU recipe ends at.
 
-python -m scripts.race --data tinyshakespeare.txt
+python -m scripts.lab.race --data tinyshakespeare.txt
 """
 
 import argparse
@@ -8,7 +8,7 @@ import statistics
 import time
 from pathlib import Path
 
-from scripts.common import run, show_progress, table, write_json
+from scripts.support.common import run, show_progress, table, write_json
 
 # nanoGPT's documented CPU recipe: 2,000 steps of 12 x 64 characters; what it ends at, over the whole validation split.
 TARGET, PEER_STEPS, PEER_BATCH, PEER_CONTEXT = 1.9058, 2000, 12, 64
@@ -126,7 +126,7 @@ class Peer:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="scripts.race", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="scripts.lab.race", description=__doc__.split("\n")[0])
     where = "tiny Shakespeare is data/tinyshakespeare/input.txt of github.com/karpathy/char-rnn"
     parser.add_argument("--data", type=Path, required=True, help=f"a text; {where}")
     parser.add_argument("--out", type=Path, default=Path("runs/race"), help="(default: %(default)s)")

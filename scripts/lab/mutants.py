@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 300  # a fault that makes a loop endless counts as caught
 TESTS = {  # the tests nearest to the fault come first
     "filters.py": ["filters", "slides", "generate", "oracles", "distributions", "beam", "invariance"],

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from .data import IGNORE, Batch
+from ..data import IGNORE, Batch
 
 
 def size() -> int:

@@ -19,10 +19,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from . import gguf, pretrained
-from .loop import TrainState
-from .model import GPT
-from .tokenizer import END, Tokenizer
+from ..loop import TrainState
+from ..model import GPT
+from ..tokenizer import END, Tokenizer
+from . import gguf, huggingface
 from .tokenizer_json import from_json, to_json
 
 CHECKPOINT = ("model.safetensors", "optimizer.safetensors", "state.json")
@@ -36,8 +36,8 @@ def save(directory: Path | str, model: GPT, tokenizer: Tokenizer | None) -> None
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     dtype = str(model.head.weight.dtype).removeprefix("torch.")
-    config = pretrained.config_to_disk(model.config, dtype)
-    _write_tensors(directory / "model.safetensors", pretrained.weights_to_disk(model.state_dict(), model.config))
+    config = huggingface.config_to_disk(model.config, dtype)
+    _write_tensors(directory / "model.safetensors", huggingface.weights_to_disk(model.state_dict(), model.config))
     if tokenizer is not None:
         start, end = tokenizer.start[0] if tokenizer.start else tokenizer.end_id, tokenizer.end_id
         ends = {"bos_token_id": start, "eos_token_id": end, "pad_token_id": end}
@@ -69,7 +69,7 @@ def load(path: Path | str, dtype: torch.dtype | None = None) -> tuple[GPT, Token
             kind, (config, stored, tokenizer) = None, _read_directory(path)
         with torch.device("meta"), NoDraws():  # shapes without memory: the weights come from the file
             model = GPT(config)
-        weights = pretrained.weights_from_disk(stored, model.state_dict(), config, kind, dtype)
+        weights = huggingface.weights_from_disk(stored, model.state_dict(), config, kind, dtype)
         model.load_state_dict(weights, assign=True)
     except (TypeError, ValueError) as problem:
         raise ValueError(f"{path}: {problem}") from problem
@@ -94,7 +94,7 @@ def _read_directory(directory: Path) -> tuple:
         if not (file.exists() or (file == whole and index.exists())):
             raise FileNotFoundError(f"{directory}: no model here, {file.name} is missing")
     content = _read_json(directory / "config.json")
-    config = pretrained.config_from_disk(content)
+    config = huggingface.config_from_disk(content)
     parts = {whole} if whole.exists() else {directory / name for name in _read_json(index)["weight_map"].values()}
     stored = {name: partial(_read_tensor, part, name) for part in sorted(parts) for name in _tensor_names(part)}
     if not (directory / "tokenizer.json").exists():

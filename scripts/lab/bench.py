@@ -1,6 +1,6 @@
 """How fast, as ratios to what people use: same weights, same precision, in turns within one run.
 
-python -m scripts.bench --out runs/bench
+python -m scripts.lab.bench --out runs/bench
 """
 
 import argparse
@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from scripts.common import run, table, write_json
+from scripts.support.common import run, table, write_json
 
 PAIRS, NEW_TOKENS = 5, 64
 
@@ -104,7 +104,7 @@ def twin_rows(pairs: int) -> list[dict]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="scripts.bench", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="scripts.lab.bench", description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="(default: %(default)s)")
     parser.add_argument("--pairs", type=int, default=PAIRS, help="timed pairs a row (default: %(default)s)")
     parser.add_argument("--small", action="store_true", help="leave out the model of GPT-2's size")
@@ -114,8 +114,8 @@ def main() -> None:
 
     from minigpt import GPTConfig
     from scripts import toyworld
-    from scripts.bench_tokenizer import CHARACTERS, tokenizer_rows
-    from scripts.plots import ratios_figure
+    from scripts.lab.bench_tokenizer import CHARACTERS, tokenizer_rows
+    from scripts.support.plots import ratios_figure
 
     logging.set_verbosity_error()
     args.out.mkdir(parents=True, exist_ok=True)

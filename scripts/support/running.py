@@ -32,8 +32,8 @@ class Stop:
 
 def stoppable(steps: Iterable, directory: Path, save: Callable[[], object], device: str) -> Iterator:
     """Pass a training run's Steps on; when Ctrl-C stops it, save. When it stops or breaks off, say how to go on."""
-    from minigpt import parallel
-    from minigpt.checkpoint import checkpoints
+    from minigpt.fast import processes as parallel
+    from minigpt.files.checkpoint import checkpoints
 
     def how_to_go_on() -> str:
         saved = [path.name for path in checkpoints(directory)]
@@ -69,7 +69,7 @@ def which_save(name: str) -> int | bool:
 
 def refuse_saves(directory: Path, overwrite: bool) -> None:
     """A run that can go on is not begun anew unless asked."""
-    from minigpt.checkpoint import checkpoints
+    from minigpt.files.checkpoint import checkpoints
 
     saved = checkpoints(directory)
     if saved and not overwrite:
@@ -78,7 +78,7 @@ def refuse_saves(directory: Path, overwrite: bool) -> None:
 
 def fingerprint(patterns: Iterable[str]) -> str:
     """A hash of all files that match the patterns, to see whether they are the same ones later."""
-    from minigpt.checkpoint import file_hash
+    from minigpt.files.checkpoint import file_hash
 
     paths = [path for pattern in patterns for path in sorted(glob(str(pattern)))]
     return sha256("".join(map(file_hash, paths)).encode()).hexdigest()[:16]
@@ -127,7 +127,7 @@ def once() -> Iterator[bool]:
     """True in the one process that is to do what follows; the others wait at the end until it is done."""
     from torch import distributed
 
-    from minigpt import parallel
+    from minigpt.fast import processes as parallel
 
     yield parallel.rank() == 0
     if parallel.size() > 1:

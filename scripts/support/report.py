@@ -4,8 +4,8 @@ import os
 from html import escape
 from pathlib import Path
 
-from scripts import plots
-from scripts.strategies import STRATEGIES
+from scripts.support import plots
+from scripts.support.strategies import STRATEGIES
 
 STYLE = """
 :root { --ink: #22262b; --soft: #6b7280; --line: #e3e6ea; --blue: #2f6db5; --orange: #d9772b; --green: #2f855a; }

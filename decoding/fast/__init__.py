@@ -1,0 +1,1 @@
+"""The same results in less time. A first reading skips this folder."""

@@ -1,0 +1,1 @@
+"""The same results in less time, and what else a first reading skips."""

@@ -1,0 +1,1 @@
+"""What inspects the project itself: speed, the race beside nanoGPT, planted faults, the lecture's statements."""

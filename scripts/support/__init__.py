@@ -1,0 +1,1 @@
+"""What the commands share: tables, progress, measuring, pictures, stop and resume."""
