@@ -12,7 +12,7 @@ from typing import NamedTuple
 from scripts.support.common import run
 
 ROOT = Path(__file__).parent.parent
-COPIED = ("minigpt", "decoding", "sft", "scripts", "tests", "pyproject.toml")
+COPIED = ("plain_or_fast.py", "minigpt", "decoding", "sft", "scripts", "tests", "pyproject.toml")
 
 
 class Exercise(NamedTuple):

@@ -3,12 +3,15 @@
 import itertools
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import nullcontext
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
 from minigpt import GPT, GPTConfig, Tokenizer
+from plain_or_fast import plain
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -20,7 +23,7 @@ settings.register_profile(
     derandomize=True,  # the same examples in every run, so that a red test stays red
     database=None,
     max_examples=30,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("course")
 
@@ -72,6 +75,13 @@ def tiny(dtype: torch.dtype = torch.float64, seed: int = 0, **changes) -> GPT:
 def switches(request) -> dict:
     """Each combination of the model's switches in turn."""
     return request.param
+
+
+@pytest.fixture(params=["fast", "plain"])
+def edition(request) -> Iterator[str]:
+    """A test, or a module with pytestmark = pytest.mark.usefixtures("edition"), runs in both editions."""
+    with plain() if request.param == "plain" else nullcontext():
+        yield request.param
 
 
 @pytest.fixture(scope="session")

@@ -246,7 +246,7 @@ FAULTS = [
 
 
 def copy_project(target: Path) -> None:
-    for name in ("decoding", "minigpt", "tests", "pyproject.toml"):
+    for name in ("plain_or_fast.py", "decoding", "minigpt", "tests", "pyproject.toml"):
         source = ROOT / name
         if source.is_dir():
             shutil.copytree(source, target / name, ignore=shutil.ignore_patterns("__pycache__", "*.pt", "data"))
