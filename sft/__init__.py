@@ -1,8 +1,8 @@
 """From a base model to one that answers (S1 to S6): only the data is new; the loop is minigpt's."""
 
-from .data import collate, encode_examples, epoch_picks, example_batches, mix, padding, read_examples
+from .data import Example, collate, encode_examples, epoch_picks, example_batches, mix, padding, read_examples
 from .finetune import fine_tune
-from .template import Example, Message, encode_conversation
+from .template import Message, encode_conversation
 
 __all__ = [
     "Example",

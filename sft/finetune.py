@@ -8,8 +8,7 @@ from minigpt.loop import Step, TrainState, train
 from minigpt.model import GPT
 from minigpt.tokenizer import Tokenizer
 
-from .data import encode_examples, example_batches, mix
-from .template import Example
+from .data import Example, encode_examples, example_batches, mix
 
 
 def fine_tune(
@@ -23,12 +22,14 @@ def fine_tune(
     replay: Batches | None = None,
     state: TrainState | None = None,
 ) -> Iterator[Step]:
-    """Train a base model in place on demonstrations; yields what `train` yields (Ouyang et al. 2022, arXiv:2203.02155).
+    """Train a base model in place on demonstrations; returns what `train` does (Ouyang et al. 2022, arXiv:2203.02155).
 
-    The only difference to pretraining is the data: prompts are masked out in the targets. loss_on="all" learns them
-    too. replay: base documents whose rows join those of each step, so that less is forgotten. ValueError for an
-    example that can't be laid out or has no response, before the first step.
+    Only the data differs from pretraining: prompts are masked out in the targets. loss_on="all" learns them too.
+    replay: base documents whose rows join those of each step, so that less is forgotten. ValueError, at the call, for
+    an example that can't be laid out or has no response.
     """
     rows = encode_examples(tok, examples, model.context_length, loss_on)
     batches = example_batches(rows, batch_size, config.seed)
-    yield from train(model, mix(batches, replay) if replay else batches, config, state)
+    if replay:
+        batches = mix(batches, replay)
+    return train(model, batches, config, state)

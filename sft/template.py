@@ -1,12 +1,12 @@
 """A conversation <-> token ids, and the mask of what is learnt (S3).
 
-Our layout is `<|prompt|>question<|response|>answer<|endoftext|>`, repeated for more turns; a loaded model keeps the one
-that it was made with. The mask is made while the ids are laid out, so nothing ever has to search for where an answer
-begins.
+Our layout is `<|prompt|>question<|response|>answer<|endoftext|>`, repeated for each further question; a model from
+elsewhere keeps its own. The mask is made while laying out, so nothing has to search for where an answer begins.
 """
 
 import re
 from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 
 from minigpt.tokenizer import END, PROMPT, RESPONSE, Tokenizer
 
@@ -15,30 +15,22 @@ ROLES = ("system", "user", "assistant")
 
 @dataclass(frozen=True)
 class Message:
-    """One turn: role is "system", "user" or "assistant"."""
+    """What one side says: role is "system", "user" or "assistant"."""
 
     role: str
     content: str
 
 
 @dataclass(frozen=True)
-class Example:
-    """A conversation to learn from, and where it was read: "file:line"."""
-
-    messages: list[Message]
-    source: str = "an example"
-
-
-@dataclass(frozen=True)
 class Template:
-    """What stands around the texts of a conversation; names of special tokens in it become their ids."""
+    """The fixed text around the messages. In it, and only in it, the name of a special token stands for its id."""
 
-    question: str  # opens a question
-    answer: str  # closes it and opens the answer
-    end: str  # closes the answer, which a model has to learn
-    gap: str = ""  # stands before the next question
-    system: str = ""  # the system message's place at the very beginning, {}; "": before the first question's text
-    default: str | None = None  # the system message when none is given
+    question: str  # before a question
+    answer: str  # between a question and its answer
+    end: str  # after an answer; learnt, so that the model stops
+    gap: str = ""  # before every question but the first
+    system: tuple[str, str] | None = None  # around the system message; None: it joins the first question's text
+    default: str | None = None  # the system message when the conversation has none
 
 
 OURS = Template(PROMPT, RESPONSE, END)
@@ -47,16 +39,86 @@ CHATML = Template(
     answer="<|im_end|>\n<|im_start|>assistant\n",
     end="<|im_end|>",
     gap="\n",
-    system="<|im_start|>system\n{}<|im_end|>\n",
+    system=("<|im_start|>system\n", "<|im_end|>\n"),
 )
-PLAIN = Template("### Instruction:\n", "\n\n### Response:\n", END, gap="\n\n")  # no special token but the end: Alpaca's
+PLAIN = Template("### Instruction:\n", "\n\n### Response:\n", END, gap="\n\n")  # Alpaca's; only its end is special
+
+
+def encode_conversation(
+    tok: Tokenizer, messages: list[Message], template: Template | None = None
+) -> tuple[list[int], list[bool]]:
+    """Encode a conversation as (ids, learn): learn[i] says whether ids[i] is a target.
+
+    Responses are learnt, with the end token after each. A conversation that ends with a question is opened for its
+    answer, so the prompt at inference is a prefix of what was trained. Texts are encoded one by one: no merge crosses a
+    seam, and the name of a special token inside a message stays plain text. template=None: the tokenizer's own.
+    ValueError when roles are out of order, or when the tokenizer lacks a special token that is needed.
+
+    >>> tok = Tokenizer([bytes([byte]) for byte in range(256)])
+    >>> ids, learn = encode_conversation(tok, [Message("user", "Hi"), Message("assistant", "Yo")])
+    >>> tok.decode(ids), tok.decode(i for i, learnt in zip(ids, learn) if learnt)
+    ('<|prompt|>Hi<|response|>Yo<|endoftext|>', 'Yo<|endoftext|>')
+    """
+    template = template or template_of(tok)
+    fixed = partial(fixed_ids, tok)
+    system, dialogue = split_system(messages)
+    system = template.default if system is None else system
+    ids, learn = [], []
+
+    def add(new_ids: list[int], learnt: bool) -> None:
+        ids.extend(new_ids)
+        learn.extend([learnt] * len(new_ids))
+
+    # the system message: between marks of its own, or in front of the first question's text
+    lead = ""
+    if system is not None and template.system:
+        before, after = template.system
+        add([*fixed(before), *tok.encode(system), *fixed(after)], learnt=False)
+    elif system is not None:
+        lead = f"{system}\n\n"
+
+    # questions and answers
+    for place, message in enumerate(dialogue):
+        if message.role == "assistant":
+            add([*tok.encode(message.content), *fixed(template.end)], learnt=True)
+        else:
+            gap = template.gap if place else ""
+            text = message.content if place else lead + message.content
+            add([*fixed(gap), *fixed(template.question), *tok.encode(text), *fixed(template.answer)], learnt=False)
+    return ids, learn
+
+
+def split_system(messages: list[Message]) -> tuple[str | None, list[Message]]:
+    """The system message's text, if there is one, and the messages after it.
+
+    ValueError unless user and assistant alternate after it, the user first.
+    """
+    start = 1 if messages and messages[0].role == "system" else 0
+    for place, message in enumerate(messages[start:]):
+        expected = ROLES[1 + place % 2]
+        if message.role != expected:
+            raise ValueError(f"message {start + place + 1} has the role {message.role!r}: must be {expected!r}")
+    if len(messages) == start:
+        raise ValueError("the conversation has no message from the user")
+    return messages[0].content if start else None, messages[start:]
+
+
+@lru_cache(maxsize=64)  # the same few for every conversation
+def fixed_ids(tok: Tokenizer, text: str) -> tuple[int, ...]:
+    """Encode a template's text: names of special tokens become their ids. ValueError when the tokenizer lacks one."""
+    ids = []
+    for part in re.split(r"(<\|\w+\|>)", text):
+        if not part.startswith("<|"):
+            ids += tok.encode(part)
+        elif part in tok.special:
+            ids.append(tok.special[part])
+        else:
+            raise ValueError(f"the tokenizer lacks {part}: reserve it when it is trained")
+    return tuple(ids)
 
 
 def template_of(tok: Tokenizer) -> Template:
-    """The layout that a tokenizer calls for: ours, ChatML (SmolLM2), or plain text if it knows no turns (GPT-2).
-
-    ValueError when the model's maker wrote of another one.
-    """
+    """The tokenizer's own template: ours, ChatML (SmolLM2) or Alpaca's plain text (GPT-2). ValueError for another."""
     if PROMPT in tok.special or RESPONSE in tok.special:
         return OURS
     if CHATML.end in tok.special:
@@ -65,75 +127,3 @@ def template_of(tok: Tokenizer) -> Template:
     if tok.chat_template:
         raise ValueError(f"the chat template {tok.chat_template!r:.80} is not one that we have: ChatML")
     return replace(PLAIN, end=tok.end)
-
-
-def split_system(messages: list[Message]) -> tuple[str | None, list[Message]]:
-    """A conversation as its system message, if there is one, and its turns.
-
-    ValueError unless the user opens and the assistant answers, by turns.
-    """
-    first = 1 if messages and messages[0].role == "system" else 0
-    for place, message in enumerate(messages[first:]):
-        expected = ROLES[1 + place % 2]
-        if message.role != expected:
-            raise ValueError(f"message {first + place + 1} has the role {message.role!r}: must be {expected!r}")
-    if len(messages) == first:
-        raise ValueError("the conversation has no message from the user")
-    return messages[0].content if first else None, messages[first:]
-
-
-def encode_conversation(
-    tok: Tokenizer, messages: list[Message], template: Template | None = None
-) -> tuple[list[int], list[bool]]:
-    """Lay a conversation out as (ids, learn): learn[i] says whether ids[i] is a target.
-
-    Learnt are the responses and the end token after each, which teaches the model to stop; the prompts and the tokens
-    that open a turn are given. A conversation that ends with a question is opened for its answer, so what a model is
-    asked with is a prefix of what it was trained on. Texts are encoded one by one: no merge crosses a seam, and a
-    special string inside a text stays plain text. template: None is the one that the tokenizer calls for. ValueError
-    when turns are out of order, or when the tokenizer lacks a special token of the template.
-
-    >>> tok = Tokenizer([bytes([byte]) for byte in range(256)])
-    >>> ids, learn = encode_conversation(tok, [Message("user", "Hi"), Message("assistant", "Yo")])
-    >>> tok.decode(ids), tok.decode(i for i, learnt in zip(ids, learn) if learnt)
-    ('<|prompt|>Hi<|response|>Yo<|endoftext|>', 'Yo<|endoftext|>')
-    """
-    template = template or template_of(tok)
-    ids: list[int] = []
-    learn: list[bool] = []
-
-    def lay(pieces: list[int], learnt: bool) -> None:
-        ids.extend(pieces)
-        learn.extend([learnt] * len(pieces))
-
-    question, answer, end, gap = (
-        _encode_piece(tok, piece) for piece in (template.question, template.answer, template.end, template.gap)
-    )
-    system, turns = split_system(messages)
-    system, lead = template.default if system is None else system, ""
-    if system is not None and template.system:
-        opened, closed = template.system.split("{}")
-        lay([*_encode_piece(tok, opened), *tok.encode(system), *_encode_piece(tok, closed)], False)
-    elif system is not None:
-        lead = f"{system}\n\n"
-    for place, message in enumerate(turns):
-        if message.role == "assistant":
-            lay([*tok.encode(message.content), *end], True)
-        elif place == 0:
-            lay([*question, *tok.encode(lead + message.content), *answer], False)
-        else:
-            lay([*gap, *question, *tok.encode(message.content), *answer], False)
-    return ids, learn
-
-
-def _encode_piece(tok: Tokenizer, piece: str) -> list[int]:
-    """A template's own text; here, and only here, the name of a special token becomes its id."""
-    ids = []
-    for part in re.split(r"(<\|\w+\|>)", piece):
-        if part.startswith("<|"):
-            if part not in tok.special:
-                raise ValueError(f"the tokenizer lacks {part}: reserve it when it is trained")
-            ids.append(tok.special[part])
-        else:
-            ids += tok.encode(part)
-    return ids

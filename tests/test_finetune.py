@@ -109,9 +109,9 @@ def test_the_prompts_text_is_no_target(base, tok):
     assert sorted(set(seen)) == sorted(town + END for town in TOWNS.values())
 
 
-def test_examples_that_do_not_fit_are_refused_before_anything_is_learnt(base, tok):
+def test_examples_that_do_not_fit_are_refused_at_the_call(base, tok):
     with pytest.raises(ValueError, match="nothing would be learnt"):
-        next(fine_tune(base, tok, [example("Where? " * 60, "Oslo")], plan()))
+        fine_tune(base, tok, [example("Where? " * 60, "Oslo")], plan())
 
 
 @pytest.mark.claim("S5")

@@ -166,6 +166,14 @@ def test_chatml_takes_its_default_system_message_from_the_makers_template_unless
     assert begins("{}").startswith("<|im_start|>system\n{}<|im_end|>\n<|im_start|>user\nQ")
 
 
+def test_only_the_messages_are_encoded_for_each_conversation(monkeypatch):
+    other, encoded = Tokenizer(BYTES, [END, OPEN, CLOSE], end=CLOSE), []
+    encode_conversation(other, conversation([("Q", "A")] * 2, "S"))
+    monkeypatch.setattr(other, "encode", lambda text: encoded.append(text) or [])
+    encode_conversation(other, conversation([("Who?", "Ada"), ("Where?", "Oslo")], "Be brief."))
+    assert encoded == ["Be brief.", "Who?", "Ada", "Where?", "Oslo"]
+
+
 def test_a_chat_template_that_we_lack_is_refused_and_a_given_one_is_used():
     both = Tokenizer(BYTES, [*SPECIAL_TOKENS, OPEN, CLOSE])
     assert both.decode(encode_conversation(both, conversation([("Q", "A")]))[0]).startswith(PROMPT)
