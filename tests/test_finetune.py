@@ -36,7 +36,7 @@ def plan(steps: int = 4, **changes) -> TrainConfig:
 
 @pytest.mark.claim("S5")
 def test_every_optimizer_step_passes_through_the_one_loop(base, tok, monkeypatch):
-    # nanochat 570: the mask lost in a refactor of a second loop; here there is no second loop
+    # docs/known_bugs.md: the mask is lost when a second loop is rewritten; here there is no second loop
     before, calls, state = [p.clone() for p in base.parameters()], [], TrainState()
 
     def recorder(*arguments):
@@ -69,7 +69,7 @@ def test_fine_tuning_is_pretraining_on_batches_of_examples(tok, base, loss_on):
 
 @pytest.mark.claim("S6")
 def test_a_fine_tuned_model_answers_and_stops(base, tok):
-    # trl 1623: where the end token is not learnt, an answer never ends
+    # docs/known_bugs.md: where the end token is not learnt, an answer never ends
     steps = list(fine_tune(base, tok, EXAMPLES, plan(150, lr=0.03, warmup=10)))
     assert steps[-1].loss < 0.05 < steps[0].loss
     prompts = [encode_conversation(tok, example.messages[:1])[0] for example in EXAMPLES]
@@ -89,7 +89,7 @@ def test_an_interrupted_fine_tuning_goes_on_bit_for_bit(tok):
 
 
 def test_pieces_of_a_batch_with_unequal_answers_give_the_same_gradient(tok):
-    # transformers PR 34191: accumulation that averages averages
+    # docs/known_bugs.md: accumulation averages averages
     examples, results = [example("u" * n, "o" * (3 * n)) for n in range(1, 9)], []
     for pieces in (1, 2, 8):
         model = tiny(vocab_size=tok.vocab_size, context_length=64)

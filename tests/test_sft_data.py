@@ -180,7 +180,7 @@ def example(question: str = "Where?", answer: str = "In Oslo.", source: str = "a
 
 @pytest.mark.claim("S3")
 def test_targets_of_a_batch_laid_out_by_hand(tok):
-    # alpaca-lora PR 306: mask off by one
+    # docs/known_bugs.md: the mask is off by one
     prompt, response, end = (tok.special[name] for name in (PROMPT, RESPONSE, END))
     (h, i), (o,), (u,) = tok.encode("hx"), tok.encode("o"), tok.encode("u")
     rows = encode_examples(tok, [example("hx", "o"), example("u", "hx")], context_length=20)
@@ -206,7 +206,7 @@ def test_another_loss_is_refused(tok):
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), min_size=1, max_size=8), st.integers(1, 40))
 def test_no_row_is_longer_than_the_context_or_without_a_target_and_all_are_counted(tok, sizes, context):
-    # trl 1053: truncation that removes the response, hence NaN
+    # docs/known_bugs.md: truncation removes the response, so the loss is NaN
     examples = [example("u" * question, "o" * answer) for question, answer in sizes]
     encoded = [encode_conversation(tok, example.messages) for example in examples]
     fitting = [sum(learn[: context + 1]) for _, learn in encoded]

@@ -38,7 +38,7 @@ def test_a_conversation_laid_out_by_hand(tok):
 
 @given(turns, st.one_of(st.none(), texts))
 def test_exactly_the_responses_and_their_end_tokens_are_learnt(tok, turns, system):
-    # alpaca-lora PR 306: mask off by one; trl 1623: end token masked because it is also the pad
+    # docs/known_bugs.md: the mask off by one; the end token masked because it is also the padding token
     ids, learn = encode_conversation(tok, conversation(turns, system))
     assert learnt(ids, learn) == [id for _, answer in turns for id in [*tok.encode(answer), tok.special[END]]]
     assert sum(before != after for before, after in zip(learn, learn[1:])) == 2 * len(turns) - 1
@@ -63,7 +63,7 @@ def test_what_a_model_is_asked_with_is_a_prefix_of_what_it_was_trained_on(tok, t
 
 
 def test_no_merge_crosses_a_seam():
-    # litgpt 1567: merges across the seam between prompt and response
+    # docs/known_bugs.md: a merge crosses the seam between prompt and response
     tok = Tokenizer.train(["<|prompt|>ab<|response|>ab<|endoftext|>ab"] * 9, 400)
     texts = ("ab", "|>ab<|", "b<|endoftext|>")
     for question in texts:
@@ -79,7 +79,7 @@ def test_the_text_before_an_answer_changes_no_id_of_it(tok):
 
 
 def test_a_conversation_begins_with_one_start_token(tok):
-    # trl 1400: a double start token
+    # docs/known_bugs.md: the start token stands there twice
     ids, _ = encode_conversation(tok, conversation([("a", "b"), ("c", "d")]))
     assert [ids.count(tok.special[name]) for name in (PROMPT, RESPONSE, END)] == [2, 2, 2]
     assert ids[0] == tok.special[PROMPT] and ids[-1] == tok.special[END]
