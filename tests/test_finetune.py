@@ -15,6 +15,8 @@ from scripts import finetune, show_sft
 from scripts.support.common import run
 from sft import Example, Message, encode_conversation, encode_examples, example_batches, fine_tune
 
+pytestmark = pytest.mark.usefixtures("edition")  # fast and plain
+
 TOWNS = {"Ada": "Oslo", "the low": "the best", "they": "the newer"}
 
 

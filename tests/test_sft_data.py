@@ -1,4 +1,4 @@
-"""Demonstrations on disk in the formats that people have, and the batches that come of them."""
+"""Demonstrations on disk in the formats that people have, and the batches made from them."""
 
 import json
 import time
@@ -163,7 +163,7 @@ def test_a_file_without_a_row_is_refused(tmp_path, name, content):
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"rows": [1]}', "3"])
-def test_a_json_file_that_is_no_list_is_refused(tmp_path, content):
+def test_a_json_file_that_is_not_a_list_is_refused(tmp_path, content):
     path = write(tmp_path / "a.json", content)
     with pytest.raises(ValueError, match=f"{path}:1: (must be a list|not JSON)"):
         read_examples(path)
@@ -267,7 +267,9 @@ def test_an_epoch_shows_each_example_once_in_an_order_that_seed_and_step_decide(
     assert all(sorted(sum(epoch, ())) == list(range(1, 8)) for epoch in epochs)
     assert max(map(len, seen)) <= batch_size
     assert len(set(epochs)) > 1
-    assert steps == 1 or len({tuple(sorted(epoch)) for epoch in epochs}) > 1 or batch_size == 1  # other company, too
+    assert (
+        steps == 1 or len({tuple(sorted(epoch)) for epoch in epochs}) > 1 or batch_size == 1
+    )  # and not the same rows together
     for step in reversed(range(4 * steps)):
         assert torch.equal(again(step).targets, batches(step).targets)
 

@@ -1,4 +1,4 @@
-"""The layout of a conversation: exactly the responses and their ends are learnt, and no text can forge a turn."""
+"""The layout of a conversation: exactly the responses and their end tokens are learnt, and no text can forge a turn."""
 
 import pytest
 from conftest import TEXTS
@@ -86,8 +86,8 @@ def test_a_conversation_begins_with_one_start_token(tok):
 
 
 def test_a_system_message_stands_before_the_first_prompts_text(tok):
-    told = encode_conversation(tok, conversation([("Who?", "Ada"), ("Where?", "Oslo")], system="Be brief."))
-    assert told == encode_conversation(tok, conversation([("Be brief.\n\nWho?", "Ada"), ("Where?", "Oslo")]))
+    given = encode_conversation(tok, conversation([("Who?", "Ada"), ("Where?", "Oslo")], system="Be brief."))
+    assert given == encode_conversation(tok, conversation([("Be brief.\n\nWho?", "Ada"), ("Where?", "Oslo")]))
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_a_system_message_stands_before_the_first_prompts_text(tok):
         ("system", "no message from the user"),
     ],
 )
-def test_turns_out_of_order_are_refused_with_place_and_role(tok, roles, problem):
+def test_messages_out_of_order_are_refused_with_place_and_role(tok, roles, problem):
     with pytest.raises(ValueError, match=problem):
         encode_conversation(tok, [Message(role, "text") for role in roles.split()])
 
@@ -147,13 +147,13 @@ hostile = st.lists(st.one_of(st.text(max_size=5), st.sampled_from([*SPECIAL_TOKE
 @given(st.lists(st.tuples(hostile.map("".join), hostile.map("".join)), min_size=1, max_size=2), st.booleans())
 def test_in_every_layout_no_text_forges_a_special_token_and_the_prompt_is_a_prefix(name, turns, with_system):
     other, _ = OTHERS[name]
-    told = conversation(turns, "Be brief." + turns[0][0] if with_system else None)
+    messages = conversation(turns, "Be brief." + turns[0][0] if with_system else None)
     specials = lambda ids: [other.special_names[i] for i in ids if i in other.special_names]
-    ids, learn = encode_conversation(other, told)
-    calm = [Message(message.role, "x") for message in told]
-    assert specials(ids) == specials(encode_conversation(other, calm)[0])
+    ids, learn = encode_conversation(other, messages)
+    harmless = [Message(message.role, "x") for message in messages]
+    assert specials(ids) == specials(encode_conversation(other, harmless)[0])
     assert learnt(ids, learn) == [id for _, answer in turns for id in [*other.encode(answer), other.end_id]]
-    asked, _ = encode_conversation(other, told[:-1])
+    asked, _ = encode_conversation(other, messages[:-1])
     assert ids[: len(asked)] == asked and learn[len(asked)]
 
 
@@ -174,7 +174,7 @@ def test_only_the_messages_are_encoded_for_each_conversation(monkeypatch):
     assert encoded == ["Be brief.", "Who?", "Ada", "Where?", "Oslo"]
 
 
-def test_a_chat_template_that_we_lack_is_refused_and_a_given_one_is_used():
+def test_an_unknown_chat_template_is_refused_and_a_given_one_is_used():
     both = Tokenizer(BYTES, [*SPECIAL_TOKENS, OPEN, CLOSE])
     assert both.decode(encode_conversation(both, conversation([("Q", "A")]))[0]).startswith(PROMPT)
     assert both.decode(encode_conversation(both, conversation([("Q", "A")]), CHATML)[0]).startswith(OPEN)
