@@ -119,6 +119,7 @@ def encode_examples(tok: Tokenizer, examples: list[Example], context_length: int
     longest = context_length + 1  # the last id is a target only
     kept, truncated, dropped = [], 0, 0
     for example in examples:
+        # lay out
         try:
             ids, learn = encode_conversation(tok, example.messages)
             if not any(learn):
@@ -126,6 +127,7 @@ def encode_examples(tok: Tokenizer, examples: list[Example], context_length: int
         except ValueError as problem:
             raise ValueError(f"{example.source}: {problem}") from problem
 
+        # cut to the context
         truncated += len(ids) > longest
         if any(learn[:longest]):
             kept.append((ids[:longest], learn[:longest]))

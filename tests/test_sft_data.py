@@ -267,9 +267,8 @@ def test_an_epoch_shows_each_example_once_in_an_order_that_seed_and_step_decide(
     assert all(sorted(sum(epoch, ())) == list(range(1, 8)) for epoch in epochs)
     assert max(map(len, seen)) <= batch_size
     assert len(set(epochs)) > 1
-    assert (
-        steps == 1 or len({tuple(sorted(epoch)) for epoch in epochs}) > 1 or batch_size == 1
-    )  # and not the same rows together
+    if 1 < batch_size < 7:  # rows meet other rows, too
+        assert len({tuple(sorted(epoch)) for epoch in epochs}) > 1
     for step in reversed(range(4 * steps)):
         assert torch.equal(again(step).targets, batches(step).targets)
 
