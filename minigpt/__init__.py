@@ -2,7 +2,8 @@
 
 from .config import GPTConfig, TrainConfig
 from .data import IGNORE, Batch, all_batches, read_tokens, token_batches, write_tokens
-from .files.checkpoint import load, load_checkpoint, save, save_checkpoint
+from .files.checkpoint import load_checkpoint, save_checkpoint
+from .files.directory import load, save
 from .loop import Step, TrainState, evaluate, train
 from .model import GPT
 from .tokenizer import Tokenizer

@@ -4,7 +4,6 @@ A token file is one long row of ids in which the end token stands before every d
 So a document's inputs and its targets, which are the inputs shifted by one, are both plain slices of the file.
 """
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+
+from .files.writing import written_whole
 
 IGNORE = -100  # a target that is not learnt; PyTorch's own convention
 
@@ -68,20 +69,15 @@ def write_ids(path: Path | str, pieces: Iterable[list[int]], vocab_size: int) ->
     """
     dtype = np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32)
     header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (0,)}
-    aside = Path(f"{path}.partial")
-    try:
-        with open(aside, "wb") as file:
-            np.lib.format.write_array_header_1_0(file, header)
-            start = file.tell()
-            for ids in pieces:
-                file.write(np.array(ids, dtype).tobytes())
-            count = (file.tell() - start) // dtype.itemsize
-            file.seek(0)
-            # NumPy pads a header so that a longer shape still fits in it.
-            np.lib.format.write_array_header_1_0(file, header | {"shape": (count,)})
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with written_whole(path) as aside, open(aside, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        start = file.tell()
+        for ids in pieces:
+            file.write(np.array(ids, dtype).tobytes())
+        count = (file.tell() - start) // dtype.itemsize
+        file.seek(0)
+        # NumPy pads a header so that a longer shape still fits in it.
+        np.lib.format.write_array_header_1_0(file, header | {"shape": (count,)})
     return count
 
 

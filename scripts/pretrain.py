@@ -232,8 +232,9 @@ def main() -> None:
 def train_as_told(args: argparse.Namespace, device: str) -> None:
     """What `main` does once it knows its flags and its device."""
     from minigpt import GPTConfig, TrainConfig
-    from minigpt.files.checkpoint import file_hash
+    from minigpt.files.reading import file_hash
     from minigpt.files.tokenizer_json import from_json, to_json
+    from minigpt.files.writing import write_text
 
     shape, schedule = ({name: getattr(args, name) for name in group} for group in (SHAPE, SCHEDULE))
     # Bad numbers are refused before any work; and what a run depends on is known when it is resumed.
@@ -246,7 +247,7 @@ def train_as_told(args: argparse.Namespace, device: str) -> None:
             tok = prepare(read_corpus(args.data), args.out, args.vocab_size, args.context_length)
             shutil.rmtree(args.out / "checkpoints", ignore_errors=True)
             (args.out / "config.json").unlink(missing_ok=True)  # until the new model is there, none is
-            (args.out / "tokenizer.json").write_text(to_json(tok), encoding="utf-8")
+            write_text(args.out / "tokenizer.json", to_json(tok))
     made = [args.out / name for name in ("tokenizer.json", "train.npy", "val.npy")]
     if missing := [path for path in made if not path.exists()]:
         raise FileNotFoundError(f"{missing[0]}: is missing, there is no run to resume")

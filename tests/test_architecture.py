@@ -20,7 +20,7 @@ ARROWS = {
     "minigpt.config": set(),
     "minigpt.tokenizer": set(),
     "minigpt.files.tokenizer_json": {"minigpt.tokenizer"},
-    "minigpt.data": set(),
+    "minigpt.data": {"minigpt.files.writing"},
     "minigpt.fast.muon": set(),
     "minigpt.fast.processes": {"minigpt.data"},
     "minigpt.optim": {"minigpt.config"},  # the schedule's numbers
@@ -40,14 +40,19 @@ ARROWS = {
         "minigpt.tokenizer",
         "minigpt.files.tokenizer_json",
     },
-    "minigpt.files.checkpoint": {
-        "minigpt.loop",
+    "minigpt.files.writing": set(),
+    "minigpt.files.reading": set(),
+    "minigpt.files.directory": {
+        "minigpt.config",
         "minigpt.model",
         "minigpt.files.gguf",
         "minigpt.files.huggingface",
         "minigpt.tokenizer",
         "minigpt.files.tokenizer_json",
+        "minigpt.files.reading",
+        "minigpt.files.writing",
     },
+    "minigpt.files.checkpoint": {"minigpt.loop", "minigpt.files.reading", "minigpt.files.writing"},
     "minigpt.numpy_gpt": {"minigpt.config", "minigpt.data", "minigpt.loop", "minigpt.model", "minigpt.optim"},
     "minigpt.fast.__init__": set(),
     "minigpt.files.__init__": set(),
@@ -82,7 +87,7 @@ def top(modules: set[str]) -> set[str]:
 
 def test_the_imports_are_found():
     assert ours("minigpt.model") == {"minigpt.formulas", "minigpt.config"}
-    assert "minigpt.files.huggingface" in ours("minigpt.files.checkpoint")
+    assert "minigpt.files.huggingface" in ours("minigpt.files.directory")
     assert top(imports("minigpt.optim")) == {"math", "torch", "minigpt"}
 
 

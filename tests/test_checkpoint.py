@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from torch.testing import assert_close
 
 from minigpt import TrainState, load, load_checkpoint, save, save_checkpoint
-from minigpt.files import checkpoint
+from minigpt.files import checkpoint, writing
 
 IDS = torch.tensor([[1, 2, 3, 4]])
 
@@ -111,11 +111,11 @@ def test_a_broken_tokenizer_is_refused_with_its_directory(directory):
 
 
 class FullDisk:
-    """A disk that takes so many more files, then is full in the middle of one."""
+    """A disk that takes this many more files or lists of names, then is full in the middle of one."""
 
     def __init__(self, monkeypatch, files: int):
-        self.files, self.sync = files, checkpoint._sync
-        monkeypatch.setattr(checkpoint, "_sync", self)
+        self.files, self.sync = files, writing._sync
+        monkeypatch.setattr(writing, "_sync", self)
 
     def __call__(self, path) -> None:
         if self.files == 0:
@@ -126,7 +126,7 @@ class FullDisk:
         self.sync(path)
 
 
-@pytest.mark.parametrize("files", range(5))
+@pytest.mark.parametrize("files", range(10))  # each file, then its directory's list of names
 def test_each_file_of_a_model_stays_whole_when_writing_fails(directory, tok, monkeypatch, files):
     before = contents(directory)
     other = tiny(torch.float32, seed=1, vocab_size=tok.vocab_size)
@@ -166,7 +166,7 @@ def test_the_last_checkpoints_stay_and_the_newest_is_resumed(tmp_path, keep, lef
     assert all((moment == 12).all() for moment in state.moments.values())
 
 
-@pytest.mark.parametrize("files", range(5))
+@pytest.mark.parametrize("files", range(9))
 def test_a_checkpoint_that_can_not_be_written_leaves_the_earlier_ones_whole(tmp_path, monkeypatch, files):
     # "checkpoints torn by a kill"
     saved_run(tmp_path, [1, 2])
@@ -300,7 +300,7 @@ def test_a_full_disk_is_said_by_the_file_s_name_and_leaves_the_old_file(tmp_path
     def no_room(*_, **__):
         raise SafetensorError("No space left on device")
 
-    monkeypatch.setattr("minigpt.files.checkpoint.save_file", no_room)
+    monkeypatch.setattr("minigpt.files.writing.save_file", no_room)
     with pytest.raises(OSError, match=r"model\.safetensors: can't be written \(No space left on device\)"):
         save(tmp_path, tiny(seed=1), None)
     assert (tmp_path / "model.safetensors").read_bytes() == before

@@ -16,7 +16,7 @@ import torch
 from conftest import TEXTS
 
 from minigpt import loop
-from minigpt.files import checkpoint
+from minigpt.files import checkpoint, writing
 from scripts import pretrain
 from scripts.support.common import run
 
@@ -107,13 +107,13 @@ def test_ctrl_c_saves_the_last_whole_step_and_says_how_to_go_on(
     assert "stopped after step 5" in said and "--resume" in said and f"{tmp_path}/cut/checkpoints/step-5" in said
     assert checkpoint.checkpoints(tmp_path / "cut")[-1].name == "step-5"
     assert call(*flags, "--out", tmp_path / "cut", "--save-every", 8, "--resume") == 0
-    checkpoint._remove(tmp_path / "cut" / "checkpoints" / "step-5")
+    writing.remove(tmp_path / "cut" / "checkpoints" / "step-5")
     same_run(tmp_path / "cut", tmp_path / "whole")
 
 
 def test_a_second_ctrl_c_during_the_save_leaves_the_earlier_save_whole(tmp_path, flags, monkeypatch):
     flags += ["--steps", 8, "--save-every", 3, "--out", tmp_path / "run"]
-    write = checkpoint._write_tensors
+    write = checkpoint.write_tensors
     with monkeypatch.context() as patch:
         interrupt(patch, at=5)
 
@@ -122,7 +122,7 @@ def test_a_second_ctrl_c_during_the_save_leaves_the_earlier_save_whole(tmp_path,
                 os.kill(os.getpid(), signal.SIGINT)
             write(path, tensors)
 
-        patch.setattr(checkpoint, "_write_tensors", write_and_interrupt)
+        patch.setattr(checkpoint, "write_tensors", write_and_interrupt)
         assert call(*flags) == 130
     assert [path.name for path in checkpoint.checkpoints(tmp_path / "run")] == ["step-3"]
     assert call(*flags, "--resume") == 0
@@ -288,7 +288,7 @@ def kill_at(number: int) -> None:
 
         setattr(module, name, watched)
 
-    watch(checkpoint, "save_file")
+    watch(writing, "save_file")
     for name in ("fsync", "replace", "mkdir", "rmdir", "unlink"):
         watch(os, name)
 

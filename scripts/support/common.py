@@ -1,6 +1,5 @@
 """What the command lines share: one-line errors, tables, progress bars, and how to open a model. No torch at import."""
 
-import json
 import os
 import re
 import sys
@@ -172,10 +171,10 @@ def terminal_width() -> int:
 
 
 def write_json(path: Path, content: object) -> None:
-    """Write JSON aside and rename it in."""
-    aside = path.with_name(f".{path.name}.partial")
-    aside.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(aside, path)
+    """Write a value as indented JSON, whole or not at all."""
+    from minigpt.files import writing
+
+    writing.write_json(path, content)
 
 
 class Stopwatch:

@@ -1,9 +1,9 @@
 """The demo's report: one self-contained page that tells the lecture with this run's pictures and figures."""
 
-import os
 from html import escape
 from pathlib import Path
 
+from minigpt.files.writing import write_text
 from scripts.support import plots
 from scripts.support.strategies import STRATEGIES
 
@@ -57,9 +57,7 @@ def write_page(path: Path, title: str, body: str) -> None:
     page = f"""<!doctype html><html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title>
 <style>{STYLE}</style></head><body><main>{body}</main></body></html>"""
-    aside = path.with_name(f".{path.name}.partial")
-    aside.write_text(page, encoding="utf-8")
-    os.replace(aside, path)
+    write_text(path, page)
 
 
 def section(title: str, statements: str, *parts: str) -> str:

@@ -78,7 +78,7 @@ def refuse_saves(directory: Path, overwrite: bool) -> None:
 
 def fingerprint(patterns: Iterable[str]) -> str:
     """A hash of all files that match the patterns, to see whether they are the same ones later."""
-    from minigpt.files.checkpoint import file_hash
+    from minigpt.files.reading import file_hash
 
     paths = [path for pattern in patterns for path in sorted(glob(str(pattern)))]
     return sha256("".join(map(file_hash, paths)).encode()).hexdigest()[:16]

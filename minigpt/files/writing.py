@@ -1,0 +1,83 @@
+"""Files and directories are written whole or not at all: everything that a run writes goes through `written_whole`."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+
+@contextmanager
+def written_whole(path: Path | str) -> Iterator[Path]:
+    """Give a hidden path beside `path` at which to write a file or a directory; then sync it and rename it to `path`.
+
+    After a crash or a kill at any moment, `path` holds either its old content or all of the new content. When the
+    block fails, the old content stays and nothing else is left. What is put into a directory is written through this
+    function, too.
+
+    >>> folder = getfixture("tmp_path")
+    >>> with written_whole(folder / "a.txt") as aside:
+    ...     _ = aside.write_text("all of it")
+    >>> [file.name for file in folder.iterdir()]
+    ['a.txt']
+    """
+    path = Path(path)
+    aside = path.with_name(f".{path.name}.partial")
+    remove(aside)  # a process that was killed may have left it
+    try:
+        yield aside
+
+        # put it in place
+        _sync(aside)
+        if aside.is_dir() and path.exists():
+            remove(path)  # a directory can't be renamed over another one
+        os.replace(aside, path)
+        _sync(path.parent)
+    finally:
+        remove(aside)
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a directory, if it exists. A kill in between leaves no half of a directory under its name."""
+    if not path.is_dir():
+        path.unlink(missing_ok=True)
+        return
+    hidden = path.with_name(f".{path.name.lstrip('.')}.removed")
+    shutil.rmtree(hidden, ignore_errors=True)
+    os.replace(path, hidden)
+    shutil.rmtree(hidden)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text as UTF-8."""
+    with written_whole(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write a value as indented JSON."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors as safetensors. OSError that names the file when it can't be written."""
+    contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    try:
+        with written_whole(path) as aside:
+            save_file(contiguous, aside, metadata={"format": "pt"})
+    except SafetensorError as problem:
+        raise OSError(f"{path}: can't be written ({problem})") from problem
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file's content, or a directory's list of names, is on the disk itself."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
