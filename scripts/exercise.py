@@ -28,9 +28,8 @@ class Exercise(NamedTuple):
 
 TOPICS = {
     "bpe_merge": Exercise(
-        "P1", "minigpt/tokenizer.py", "learn_merges", "join the pair wherever it stands; note which counts change",
-        "minigpt/tokenizer.py tests/test_tokenizer.py -k 'learn_merges or training_learns or a_tie_goes'",
-        only="while at < len(word) - 1:"),
+        "P1", "minigpt/tokenizer.py", "learn_merges", "count pairs, merge the most frequent one everywhere, repeat",
+        "minigpt/tokenizer.py tests/test_tokenizer.py -k 'training_learns or plain_one or a_tie_goes or by_hand_with'"),
     "bpe_encode": Exercise(
         "P1", "minigpt/tokenizer.py", "Tokenizer.encode_by_hand", "merge the earliest learnt pair until none is left",
         "minigpt/tokenizer.py tests/test_tokenizer.py -k by_hand"),

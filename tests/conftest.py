@@ -77,7 +77,7 @@ def switches(request) -> dict:
     return request.param
 
 
-@pytest.fixture(params=["fast", "plain"])
+@pytest.fixture(params=["plain", "fast"])
 def edition(request) -> Iterator[str]:
     """A test, or a module with pytestmark = pytest.mark.usefixtures("edition"), runs in both editions."""
     with plain() if request.param == "plain" else nullcontext():

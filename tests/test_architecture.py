@@ -21,6 +21,7 @@ ARROWS = {
     "minigpt.tokenizer": set(),
     "minigpt.files.tokenizer_json": {"minigpt.tokenizer"},
     "minigpt.data": {"minigpt.files.writing"},
+    "minigpt.fast.merges": set(),
     "minigpt.fast.muon": set(),
     "minigpt.fast.processes": {"minigpt.data"},
     "minigpt.optim": {"minigpt.config"},  # the schedule's numbers

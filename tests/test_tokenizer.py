@@ -1,8 +1,9 @@
-"""Byte-pair encoding against tiktoken, `tokenizers` and a trainer that counts everything anew for every merge."""
+"""Byte-pair encoding against tiktoken, `tokenizers` and a trainer that works on the text with str.replace."""
 
 import json
 import unicodedata
 from collections import Counter
+from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -12,9 +13,11 @@ from conftest import TEXTS
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from minigpt import Tokenizer
+from minigpt import Tokenizer, tokenizer
+from minigpt.fast import merges
 from minigpt.files.tokenizer_json import from_json, to_json
 from minigpt.tokenizer import END, SPECIAL_TOKENS, SPLIT
+from plain_or_fast import plain
 
 # Characters that Python knows: those newer than that are split differently by libraries of different age.
 characters = st.characters(exclude_categories=["Cs", "Cn"])
@@ -91,41 +94,93 @@ def test_an_id_outside_of_the_vocabulary_is_refused(tok, id):
         tok.decode([65, id])
 
 
-def naive_merges(corpus: list[str], count: int) -> list[bytes]:
-    """What `learn_merges` computes, every pair of every chunk counted anew before each merge."""
-    words = [[bytes([byte]) for byte in chunk.encode()] for text in corpus for chunk in regex.findall(SPLIT, text)]
-    learnt = []
-    while len(learnt) < count:
-        pairs = Counter(pair for word in words for pair in zip(word, word[1:]))
+def merges_by_replacing(corpus: list[str], count: int) -> list[bytes]:
+    """The tokens of `count` merges by another road: one long text in which each token is one character."""
+    chars = {bytes([byte]): chr(0x10000 + byte) for byte in range(256)}
+    token = {char: piece for piece, char in chars.items()}
+    chunks = [chunk.encode() for text in corpus for chunk in regex.findall(SPLIT, text)]
+    text = "|".join("".join(chars[bytes([byte])] for byte in chunk) for chunk in chunks)
+    while len(token) < 256 + count:
+        pairs = Counter(a + b for a, b in zip(text, text[1:]) if "|" not in (a, b))
         if not pairs:
             break
-        best = max(pairs, key=lambda pair: (pairs[pair], pair))  # a tie: the greater pair of byte strings
-        for word in words:
-            i = 0
-            while i < len(word) - 1:
-                if (word[i], word[i + 1]) == best:
-                    word[i : i + 2] = [word[i] + word[i + 1]]
-                i += 1
-        if best[0] + best[1] not in learnt:  # two pairs may make the same bytes: one token
-            learnt.append(best[0] + best[1])
-    return learnt
+        best = max(pairs, key=lambda pair: (pairs[pair], token[pair[0]], token[pair[1]]))
+        made = token[best[0]] + token[best[1]]
+        char = chars.setdefault(made, chr(0x10000 + len(chars)))
+        token[char] = made
+        text = text.replace(best, char)
+    return list(token.values())[256:]
+
+
+corpora = st.lists(st.one_of(few_letters, st.text("abcdé🙂 ", max_size=40), texts), max_size=5)
 
 
 @pytest.mark.claim("P1")
-@given(st.lists(st.one_of(few_letters, st.text("abcdé🙂 ", max_size=40), texts), max_size=5), st.integers(0, 40))
+@pytest.mark.usefixtures("edition")
+@given(corpora, st.integers(0, 40))
 @example(["abcbcab", "bcabc"], 40)
 @example(TEXTS, 200)
-def test_training_learns_what_counting_everything_anew_learns(corpus, merges):
+def test_training_learns_what_replacing_in_the_whole_text_learns(corpus, merges):
     tok = Tokenizer.train(corpus, 259 + merges)
-    assert tok.tokens[256:] == naive_merges(corpus, merges)
+    assert tok.tokens[256:] == merges_by_replacing(corpus, merges)
     assert len(set(tok.tokens)) == len(tok.tokens)
 
 
+# Chunks in which many pairs are equally frequent, and in which tokens repeat and overlap.
+ties = st.dictionaries(
+    st.one_of(st.text("ab", min_size=1, max_size=12), st.text(max_size=6)).map(str.encode),
+    st.integers(1, 3),
+    max_size=8,
+)
+
+
+def assert_both_editions_learn_alike(chunks: dict[bytes, int], count: int) -> None:
+    with plain():
+        expected = tokenizer.learn_merges(chunks, count)
+    assert merges.learn_merges(chunks, count) == expected
+
+
+@given(ties, st.integers(0, 60))
+@example({b"abcbcab": 1, b"bcabc": 2}, 60)
+@example({b"aaaaaaa": 1, b"aaa": 2}, 60)
+@example({bytes([a, b]): 1 for a in range(0, 256, 17) for b in range(256)}, 60)
+def test_the_fast_trainer_learns_what_the_plain_one_learns(chunks, count):
+    assert_both_editions_learn_alike(chunks, count)
+
+
+@given(corpora, st.integers(0, 60))
+def test_the_fast_trainer_learns_what_the_plain_one_learns_from_text(corpus, count):
+    chunks = Counter(chunk.encode() for text in corpus for chunk in regex.findall(SPLIT, text))
+    assert_both_editions_learn_alike(dict(chunks), count)
+
+
+def test_the_fast_trainer_learns_what_the_plain_one_learns_from_the_source_of_this_file():
+    chunks = Counter(chunk.encode() for chunk in regex.findall(SPLIT, Path(__file__).read_text("utf-8")))
+    assert_both_editions_learn_alike(chunks, 500)
+
+
+@pytest.mark.usefixtures("edition")
+def test_merges_by_hand_with_overlaps_from_the_left():
+    assert tokenizer.learn_merges({b"aaaa": 2, b"aaa": 3}, 9) == [b"aa", b"aaa", b"aaaa"]
+    assert tokenizer.learn_merges({b"abab": 1, b"aba": 1, b"bab": 1}, 9) == [b"ab", b"bab", b"abab", b"aba"]
+    assert tokenizer.learn_merges({b"xab": 3, b"ab": 3, b"bc": 5}, 2) == [b"ab", b"bc"]
+
+
+@given(st.dictionaries(st.text("abc", max_size=40).map(str.encode), st.integers(1, 4), max_size=6))
+def test_no_token_is_learnt_twice(chunks):
+    learnt = tokenizer.learn_merges(chunks, 1000)
+    assert len({*learnt}) == len(learnt)
+
+
+@pytest.mark.usefixtures("edition")
 def test_a_tie_goes_to_the_greater_pair_of_byte_strings():
     assert Tokenizer.train(["ab", "bc", "ba"], 262).tokens[256:] == [b"bc", b"ba", b"ab"]
     assert Tokenizer.train(["xab", "xa", "xa", "ab"], 260).tokens[256:] == [b"xa"]  # the more frequent first
+    assert tokenizer.learn_merges({b"aab": 1, b"aa": 1, b"ab": 1}, 2) == [b"ab", b"aab"]
+    assert tokenizer.learn_merges({b"ac": 1, b"abc": 1}, 3)[0] == b"bc"
 
 
+@pytest.mark.usefixtures("edition")
 @pytest.mark.parametrize("corpus, reached", [([], 259), ([""], 259), (["a"], 259), (["ab"], 260), (["hi hi"], 261)])
 def test_training_on_tiny_text_stops_early_and_says_the_size_it_reached(corpus, reached):
     # "BPE training on tiny text that dies in max()"

@@ -1,4 +1,4 @@
-"""How fast byte-pair training is, beside minbpe's algorithm and Hugging Face's `tokenizers`, in one run.
+"""How fast byte-pair training is, beside Hugging Face's `tokenizers` and our own plain loop, in one run.
 
 python -m scripts.lab.bench_tokenizer --data text.txt
 """
@@ -12,36 +12,6 @@ from pathlib import Path
 from scripts.support.common import run, table
 
 CHARACTERS, VOCAB_SIZE, PAIRS, FEW = 1_000_000, 768, 3, 24
-
-
-def train_naively(text: str, merges: int) -> list[tuple[int, int]]:
-    """What minbpe's RegexTokenizer does: each merge counts and rewrites every chunk, not every distinct one."""
-    import regex
-
-    from minigpt.tokenizer import SPLIT
-
-    words, learnt = [list(chunk.encode()) for chunk in regex.findall(SPLIT, text)], []
-    for new in range(256, 256 + merges):
-        counts: dict = {}
-        for word in words:
-            for pair in zip(word, word[1:]):
-                counts[pair] = counts.get(pair, 0) + 1
-        best = max(counts, key=counts.get)
-        words = [merge(word, best, new) for word in words]
-        learnt.append(best)
-    return learnt
-
-
-def merge(word: list[int], pair: tuple[int, int], new: int) -> list[int]:
-    merged, i = [], 0
-    while i < len(word):
-        if word[i] == pair[0] and i < len(word) - 1 and word[i + 1] == pair[1]:
-            merged.append(new)
-            i += 2
-        else:
-            merged.append(word[i])
-            i += 1
-    return merged
 
 
 def train_with_tokenizers(text: str, vocab_size: int) -> None:
@@ -61,29 +31,29 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def tokenizer_rows(text: str, vocab_size: int = VOCAB_SIZE, pairs: int = PAIRS) -> list[dict]:
-    """Characters a second of training on a text: ours and each peer's, and the median ratio of pairs timed in turns.
+    """Characters per second of training on a text: ours and each peer's, and the median ratio of pairs timed in turns.
 
-    minbpe's algorithm is timed for FEW merges and for twice as many; the difference, a merge's cost, is taken for all
-    the others. It falls somewhat from merge to merge as chunks get shorter, so this is an estimate, and from above.
+    The plain loop is timed for FEW merges and for twice as many; the difference, a merge's cost, stands for all the
+    others. Merges get somewhat cheaper as chunks get shorter, so the plain loop's time is estimated from above.
     """
     from minigpt import Tokenizer
+    from plain_or_fast import plain
 
     merges = vocab_size - 256
+    train = lambda merges: Tokenizer.train([text], 256 + merges, special_tokens=[])
 
-    def naive() -> float:
-        few, more = (seconds(lambda n=n: train_naively(text, n)) for n in (FEW, 2 * FEW))
+    def plainly() -> float:
+        with plain():
+            few, more = (seconds(lambda n=n: train(n)) for n in (FEW, 2 * FEW))
         return few + (more - few) / FEW * (merges - FEW)
 
     rows = []
     peers = {
         "tokenizers": lambda: seconds(lambda: train_with_tokenizers(text, vocab_size)),
-        f"minbpe's algorithm, from {2 * FEW} of {merges} merges": naive,
+        f"our plain loop, from {2 * FEW} of {merges} merges": plainly,
     }
     for name, peer in peers.items():
-        timed = [
-            (seconds(lambda: Tokenizer.train([text], vocab_size, special_tokens=[])), peer())
-            for _ in range(pairs if name == "tokenizers" else 1)
-        ]
+        timed = [(seconds(lambda: train(merges)), peer()) for _ in range(pairs if name == "tokenizers" else 1)]
         ours, theirs = (len(text) / statistics.median(column) for column in zip(*timed))
         ratio = statistics.median(b / a for a, b in timed)
         what = f"BPE training, {len(text):,} characters, {merges} merges"

@@ -47,7 +47,7 @@ def _repeats(name: str) -> Callable[[dict], str]:
 
 
 CLAIMS = {
-    "P1": Claim("Text becomes a sequence of token ids", "minigpt/tokenizer.py: Tokenizer.train, Tokenizer.encode",
+    "P1": Claim("Text becomes a sequence of token ids", "minigpt/tokenizer.py: learn_merges, Tokenizer.encode_by_hand",
                 lambda r: f"{r['base']['vocab_size']} tokens learnt"),
     "P2": Claim("A decoder-only transformer gives a probability to every next token", "minigpt/model.py: GPT",
                 lambda r: f"{r['base']['parameters']:,} parameters"),
