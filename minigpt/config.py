@@ -30,9 +30,6 @@ class GPTConfig:
     rope_theta: float = 10_000.0
     norm_eps: float = 1e-5
     dropout: float = 0.0
-    qk_norm: bool = False  # queries and keys of equal length; the race has this and the next, GPT-2 and Llama neither
-    embedding_norm: bool = False  # tokens enter the stream at the length at which layers write into it
-    kernels: str = "fused"  # or "formula": every formula as functional.py writes it out
 
     def __post_init__(self) -> None:
         if self.n_kv_heads is None:
@@ -130,7 +127,6 @@ _CHOICES = {
     "norm": ("rmsnorm", "layernorm"),
     "position": ("rope", "learned"),
     "mlp": ("swiglu", "gelu"),
-    "kernels": ("formula", "fused"),
 }
 _TRAIN_CHOICES = {
     "schedule": ("linear", "cosine"),

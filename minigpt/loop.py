@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from plain_or_fast import has_twin
+
 from .config import TrainConfig
 from .data import IGNORE, Batch, Batches
-from .fast import processes as parallel
-from .fast.muon import Muon
 from .formulas import cross_entropy
-from .optim import AdamW, clip_gradients, learning_rate
+from .optim import Optimizer, clip_gradients, learning_rate, make_optimizers
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class Step:
 
 @dataclass
 class TrainState:
-    """What a checkpoint adds to the weights: the steps done and the optimizers' moments.
+    """What a checkpoint adds to the weights: the number of steps done and the optimizers' moments.
 
-    `train` keeps it up to date; passing it back resumes. Nothing random needs saving: batches are a function of the
-    step, and dropout is seeded anew by every step.
+    `train` keeps it up to date; passing it back resumes. No random state has to be saved: batches are a function of the
+    step, and every step seeds dropout anew.
     """
 
     step: int = 0
@@ -52,36 +52,36 @@ def train(
 ) -> Iterator[Step]:
     """Train the model in place, yielding a Step after each update until config.steps are done.
 
-    batches: step (from 0) -> Batch. state: from an earlier run, to go on where it ended, or a fresh one to be filled.
-    compiled: torch.compile(model), to compute the logits more quickly. Several processes (parallel.py) share each
-    batch's rows and take the same step as one. ValueError for a batch without a target; FloatingPointError when loss
-    or gradients stop being finite, before they reach the weights.
+    batches: step (from 0) -> Batch. state: from an earlier run, to continue it, or a fresh one to be filled. compiled:
+    torch.compile(model), to compute the logits faster. Parameters that are frozen or unused stay as they are.
+    ValueError for a batch without a target; FloatingPointError when loss or gradients stop being finite, before they
+    reach the weights.
     """
     state = TrainState() if state is None else state
-    forward = parallel.replicate(model if compiled is None else compiled)
+    forward = model if compiled is None else compiled
     device = next(model.parameters()).device
-    parameters = list(model.parameters())
-    optimizers = make_optimizers(model, config, state)
+    optimizers = make_optimizers(model, config, product_dtype(device, config.precision))
+    restore(optimizers, state, config)
+
     for step in range(state.step, config.steps):
         started = time.perf_counter()
-        model.train()  # here, as whoever consumes the steps may evaluate in between
-        torch.manual_seed(hash((config.seed, step, parallel.rank())))  # dropout: each step can be repeated
+        model.train()  # in every step, as the consumer of the steps may evaluate in between
+        torch.manual_seed(hash((config.seed, step)))  # dropout: each step can be repeated
+
+        # get the batch
         batch = batches(step).to(device)
-        tokens, loss = batch.learnt(), 0.0
+        tokens = batch.learnt()
         if tokens == 0:
             raise ValueError(f"step {step + 1}: the batch holds no target to learn")
-        for parameter in parameters:
-            parameter.grad = None
-        for piece in parallel.pieces(forward, batch, config.micro_batches):
-            with autocast(device, config.precision):
-                logits = forward(piece.inputs)
-            # Divided by the whole batch's targets, so any number of pieces adds up to the same gradient.
-            piece_loss = cross_entropy(logits, piece.targets, IGNORE, "sum", fused=True) / tokens
-            piece_loss.backward()
-            loss += piece_loss.item()
-        loss = parallel.total(loss, device)
-        grad_norm = clip_gradients([parameter.grad for parameter in parameters], config.clip)
-        share = learning_rate(step, config)
+
+        # compute the loss and its gradients
+        model.zero_grad(set_to_none=True)
+        loss = accumulate_gradients(forward, batch, config)
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        grad_norm = clip_gradients(gradients, config.clip)
+
+        # move the weights
+        share = learning_rate(step, config)  # of the peak
         _check_finite(model, step + 1, loss, grad_norm, config.lr * share)
         for optimizer, peak in optimizers:
             optimizer.step(peak * share, step + 1)
@@ -89,43 +89,55 @@ def train(
         yield Step(step + 1, loss, config.lr * share, grad_norm, tokens, time.perf_counter() - started)
 
 
+@has_twin("minigpt.fast.processes")
+def accumulate_gradients(forward: nn.Module, batch: Batch, config: TrainConfig) -> float:
+    """Add the gradient of the batch's mean loss to every parameter's grad; return the loss in nats.
+
+    The rows go through the model in config.micro_batches pieces. Each piece's sum is divided by the targets of the
+    whole batch, so any number of pieces adds up to the same gradient.
+    """
+    tokens, loss = batch.learnt(), 0.0
+    for piece in batch.split(config.micro_batches):
+        with autocast(batch.inputs.device, config.precision):
+            logits = forward(piece.inputs)
+        piece_loss = cross_entropy(logits, piece.targets, IGNORE, "sum") / tokens
+        piece_loss.backward()
+        loss += piece_loss.item()
+    return loss
+
+
 @torch.inference_mode()
 def evaluate(model: nn.Module, batches: Iterable[Batch], precision: str = "fp32") -> float:
     """Mean loss in nats over all learnt targets of the batches, each target counting the same.
 
-    The model's mode, training or not, is put back. ValueError when there is no target.
+    The model's mode, training or not, is restored. ValueError when there is no target.
     """
-    was_training, device = model.training, next(model.parameters()).device
+    was_training = model.training
+    device = next(model.parameters()).device
     model.eval()
+
     total, tokens = 0.0, 0
     for batch in batches:
         batch = batch.to(device)
         with autocast(device, precision):
             logits = model(batch.inputs)
-        total += cross_entropy(logits, batch.targets, IGNORE, "sum", fused=True).item()
+        total += cross_entropy(logits, batch.targets, IGNORE, "sum").item()
         tokens += batch.learnt()
+
     model.train(was_training)
     if tokens == 0:
         raise ValueError("nothing to evaluate: the batches hold no target")
     return total / tokens
 
 
-def make_optimizers(model: nn.Module, config: TrainConfig, state: TrainState) -> list[tuple[AdamW | Muon, float]]:
-    """Each parameter in exactly one optimizer, with that optimizer's peak learning rate; moments live in the state."""
-    rest = dict(model.named_parameters())  # a tied weight is in here once
-    optimizers: list[tuple[AdamW | Muon, float]] = []
-    if config.optimizer == "muon":
-        names = [name for name, p in rest.items() if p.ndim == 2 and "embedding" not in name and name != "head.weight"]
-        dtype = product_dtype(next(model.parameters()).device, config.precision)
-        optimizers.append((Muon({name: rest.pop(name) for name in names}, config.betas[0], dtype), config.muon_lr))
-    optimizers.append((AdamW(rest, config.betas, config.eps, config.weight_decay), config.lr))
+def restore(optimizers: list[tuple[Optimizer, float]], state: TrainState, config: TrainConfig) -> None:
+    """Put saved moments into the optimizers, and let the state hold theirs from here on."""
     moments = {name: moment for optimizer, _ in optimizers for name, moment in optimizer.moments.items()}
     if state.moments and state.moments.keys() != moments.keys():
         raise ValueError(f"the saved moments are not those of optimizer={config.optimizer!r} on this model")
     for name, saved in state.moments.items():
         moments[name].copy_(saved)
     state.moments = moments
-    return optimizers
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
@@ -134,18 +146,19 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 
 def product_dtype(device: torch.device, precision: str) -> torch.dtype:
-    """In which type matrices are multiplied: "auto" is bfloat16 where the processor has such instructions."""
+    """The type in which matrices are multiplied: "auto" is bfloat16 where the processor has instructions for it."""
     if precision == "auto":
-        quick = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
-        precision = "bf16" if quick else "fp32"
+        fast = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
+        precision = "bf16" if fast else "fp32"
     return torch.bfloat16 if precision == "bf16" else torch.float32
 
 
 def _check_finite(model: nn.Module, step: int, loss: float, grad_norm: float, lr: float) -> None:
     if math.isfinite(loss) and math.isfinite(grad_norm):
         return
-    bad = (name for name, p in model.named_parameters() if not p.grad.isfinite().all())
+    gradients = ((name, p.grad) for name, p in model.named_parameters() if p.grad is not None)
+    bad = next((name for name, gradient in gradients if not gradient.isfinite().all()), "none")
     raise FloatingPointError(
         f"step {step}: loss {loss}, gradient norm {grad_norm} at learning rate {lr:g}; first gradient that is not "
-        f"finite: {next(bad, 'none')}. Try a smaller learning rate; the weights are those of step {step - 1}"
+        f"finite: {bad}. Try a smaller learning rate; the weights are those of step {step - 1}"
     )

@@ -1,33 +1,39 @@
 """The transformer of model.py once more, in NumPy, with every gradient worked out by hand (P2, P3).
 
-Each layer is a pair: the way forward gives its result and a cache, which is what the way back needs; right under it the
-way back turns dy into dx and the gradients of the layer's weights. dx is short for ∂loss/∂x, an array of x's shape: by
-how much the loss grows as each entry of x grows. Three rules give every line (Baydin et al. 2018, arXiv:1502.05767):
+Each layer is a pair. The forward function gives its result and a cache of what the backward pass needs. Right under it,
+the backward function turns dy into dx and the gradients of the layer's weights. dx is short for ∂loss/∂x, an array of
+x's shape: how much the loss grows as each entry of x grows. Three rules give every line (Baydin et al. 2018,
+arXiv:1502.05767):
 
     chain      y = f(x)                 dx = dy · f'(x), entry by entry
     sum        x is used several times  dx = what comes back from each use, added up
     product    y = a @ b                da = dy @ bᵀ and db = aᵀ @ dy: chain and sum, for whole matrices
 
 A linear layer keeps its weight as (outputs, inputs): y = x @ Wᵀ, so dx = dy @ W and dW = dyᵀ @ x. Axes have the letters
-of functional.py, and N = B·T: all tokens of a batch one under the other, for few large products instead of many small.
+of formulas.py, and N = B·T: all tokens of a batch one under the other, for few large products instead of many small.
 """
 
 import math
 import time
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy import ndarray as Array
 
 from .config import GPTConfig, TrainConfig
-from .data import IGNORE, Batches
-from .loop import Step
-from .model import GPT
-from .optim import learning_rate
 
+if TYPE_CHECKING:  # torch comes in only with what is handed over: a model, batches, or ids while decoding
+    from torch import Tensor
+
+    from .data import Batches
+    from .loop import Step
+    from .model import GPT
+
+IGNORE = -100  # a target that is not learnt, as in data.py
 Arrays = dict[str, Array]  # by the names that parameters have in model.py
-BLOCK = ["attention_norm", "attention.query_key_value", "attention.output", "mlp_norm", "mlp.up", "mlp.down"]
+ATTENTION = ["attention.query", "attention.key", "attention.value", "attention.output"]
+BLOCK = ["attention_norm", *ATTENTION, "mlp_norm", "mlp.gate", "mlp.up", "mlp.down"]
 
 
 def rms_norm(x: Array, w: Array, eps: float) -> tuple[Array, tuple]:
@@ -58,7 +64,7 @@ def rotary(positions: Array, config: GPTConfig, dtype: np.dtype) -> tuple[Array,
 
 
 def rotate(x: Array, cos: Array, sin: Array) -> Array:
-    """Turn each pair (x[i], x[i + D/2]) by its angle; the way back is rotate(dy, cos, -sin). x: (B, H, T, D)."""
+    """Turn each pair (x[i], x[i + D/2]) by its angle; the backward pass is rotate(dy, cos, -sin). x: (B, H, T, D)."""
     first, second = np.split(x, 2, -1)  # (B, H, T, D/2) each
     return np.concatenate([first * cos - second * sin, first * sin + second * cos], -1)
 
@@ -68,7 +74,7 @@ def split_heads(x: Array, B: int, D: int) -> Array:
 
 
 def merge_heads(x: Array) -> Array:
-    return x.swapaxes(1, 2).reshape(-1, x.shape[1] * x.shape[3])  # (B, H, T, D) -> (N, H·D): split_heads's way back
+    return x.swapaxes(1, 2).reshape(-1, x.shape[1] * x.shape[3])  # (B, H, T, D) -> (N, H·D): undoes split_heads
 
 
 def attention(x: Array, weights: list[Array], shared: tuple, past: list[Array] | None) -> tuple[Array, tuple]:
@@ -78,71 +84,86 @@ def attention(x: Array, weights: list[Array], shared: tuple, past: list[Array] |
     (B, K, H/K·T, S). past: earlier tokens' keys and values, (B, K, S-T, D) each, to which the new ones are added.
     Vaswani et al. 2017, eq. 1; Ainslie et al. 2023, arXiv:2305.13245.
     """
-    (w_qkv, w_out), (B, D, cos, sin, mask) = weights, shared
-    heads, H = split_heads(x @ w_qkv.T, B, D), len(w_out) // D  # (B, H + 2K, T, D)
-    query, key, value = np.split(heads, [H, (H + heads.shape[1]) // 2], 1)  # (B, H, T, D), (B, K, T, D), (B, K, T, D)
-    query, key = rotate(query, cos, sin), rotate(key, cos, sin)
+    w_query, w_key, w_value, w_output = weights
+    B, D, cos, sin, mask = shared
+
+    # project to heads, and turn by position
+    query = rotate(split_heads(x @ w_query.T, B, D), cos, sin)  # (B, H, T, D)
+    key = rotate(split_heads(x @ w_key.T, B, D), cos, sin)  # (B, K, T, D)
+    value = split_heads(x @ w_value.T, B, D)  # (B, K, T, D)
     if past is not None:  # while generating
         past[:] = key, value = [np.concatenate(both, 2) for both in zip(past, (key, value))]  # (B, K, S, D)
+
+    # attend
     stacked = query.reshape(B, key.shape[1], -1, D)  # (B, K, H/K·T, D): heads that share a key, one under the other
     scores = np.where(mask, stacked @ key.swapaxes(2, 3) / math.sqrt(D), -math.inf)  # (B, K, H/K·T, S)
     exponentials = np.exp(scores - scores.max(-1, keepdims=True))
     p = exponentials / exponentials.sum(-1, keepdims=True)
     merged = merge_heads((p @ value).reshape(query.shape))  # (N, C)
-    return merged @ w_out.T, (x, weights, shared, stacked, key, value, p, merged)
+    return merged @ w_output.T, (x, weights, shared, stacked, key, value, p, merged)
 
 
 def attention_backward(dy: Array, cache: tuple) -> tuple[Array, list[Array]]:
-    """dy: (N, C) -> dx (N, C) and the two weights' gradients."""
-    x, (w_qkv, w_out), (B, D, cos, sin, _), stacked, key, value, p, merged = cache
-    dw_out = dy.T @ merged  # (C, C) product
-    dmerged = split_heads(dy @ w_out, B, D)  # (B, H, T, D) product
+    """dy: (N, C) -> dx (N, C) and the four weights' gradients."""
+    x, (w_query, w_key, w_value, w_output), (B, D, cos, sin, _), stacked, key, value, p, merged = cache
+
+    # the output projection, and the mix of the values
+    dw_output = dy.T @ merged  # (C, C) product
+    dmerged = split_heads(dy @ w_output, B, D)  # (B, H, T, D) product
     dmixed = dmerged.reshape(stacked.shape)  # (B, K, H/K·T, D)
     dvalue = p.swapaxes(2, 3) @ dmixed  # (B, K, T, D) product; it adds up the query heads that share this value
     dp = dmixed @ value.swapaxes(2, 3)  # (B, K, H/K·T, T) product
-    # chain and sum: score i moves p[i] with slope p[i], and every p[j] of the row, by the divisor, with -p[i]·p[j].
+
+    # softmax. chain, sum: score i moves p[i] with slope p[i], and each p[j] of the row, by the divisor, with -p[i]·p[j]
     dscores = p * (dp - (dp * p).sum(-1, keepdims=True))  # where a token may not look, p is 0 and nothing goes back
     dscaled = dscores / math.sqrt(D)  # chain
+
+    # queries and keys, turned back. product: a rotation's transpose turns the other way
     dquery = (dscaled @ key).reshape(dmerged.shape)  # (B, H, T, D) product
     dkey = dscaled.swapaxes(2, 3) @ stacked  # (B, K, T, D) product: scores = q @ kᵀ, so dkᵀ = qᵀ @ dscaled
-    dq, dk = rotate(dquery, cos, -sin), rotate(dkey, cos, -sin)  # product: a rotation's transpose turns the other way
-    dqkv = merge_heads(np.concatenate([dq, dk, dvalue], 1))  # (N, (H + 2K)·D)
-    return dqkv @ w_qkv, [dqkv.T @ x, dw_out]  # product
+    dq = merge_heads(rotate(dquery, cos, -sin))  # (N, H·D)
+    dk = merge_heads(rotate(dkey, cos, -sin))  # (N, K·D)
+    dv = merge_heads(dvalue)  # (N, K·D)
+
+    # the three projections. sum: x goes into each of them
+    dx = dq @ w_query + dk @ w_key + dv @ w_value  # (N, C) product
+    return dx, [dq.T @ x, dk.T @ x, dv.T @ x, dw_output]  # product
 
 
 def mlp(x: Array, weights: list[Array]) -> tuple[Array, tuple]:
     """SwiGLU: down(silu(gate(x)) · up(x)), silu(g) = g·sigmoid(g). x: (N, C) -> (N, C). arXiv:2002.05202, eq. 6."""
-    w_up, w_down = weights
-    gate, up = np.split(x @ w_up.T, 2, -1)  # (N, d_ff) each
+    w_gate, w_up, w_down = weights
+    gate = x @ w_gate.T  # (N, d_ff)
+    up = x @ w_up.T  # (N, d_ff)
     sigmoid = (1 + np.tanh(gate / 2)) / 2  # = 1 / (1 + exp(-gate)), where exp could overflow
     silu = gate * sigmoid
     return (silu * up) @ w_down.T, (x, weights, up, sigmoid, silu)
 
 
 def mlp_backward(dy: Array, cache: tuple) -> tuple[Array, list[Array]]:
-    """dy: (N, C) -> dx (N, C) and the two weights' gradients."""
-    x, (w_up, w_down), up, sigmoid, silu = cache
+    """dy: (N, C) -> dx (N, C) and the three weights' gradients."""
+    x, (w_gate, w_up, w_down), up, sigmoid, silu = cache
     dw_down = dy.T @ (silu * up)  # (C, d_ff) product
     dgated = dy @ w_down  # (N, d_ff) product
     dup = dgated * silu  # chain
     dsilu = dgated * up  # chain
     dgate = dsilu * (sigmoid + silu * (1 - sigmoid))  # chain: silu = g·s has slope s + g·s', and s' = s (1 - s)
-    dboth = np.concatenate([dgate, dup], -1)  # (N, 2·d_ff)
-    return dboth @ w_up, [dboth.T @ x, dw_down]  # product
+    dx = dgate @ w_gate + dup @ w_up  # (N, C) product, and sum
+    return dx, [dgate.T @ x, dup.T @ x, dw_down]  # product
 
 
 def block(x: Array, weights: list[Array], eps: float, shared: tuple, past: list | None) -> tuple[Array, tuple]:
     """x + attention(norm(x)), then the same with the MLP. x: (N, C) -> (N, C). weights: in BLOCK's order."""
     normed, of_first = rms_norm(x, weights[0], eps)
-    seen, of_attention = attention(normed, weights[1:3], shared, past)
-    x = x + seen
-    normed, of_second = rms_norm(x, weights[3], eps)
-    thought, of_mlp = mlp(normed, weights[4:])
-    return x + thought, (of_first, of_attention, of_second, of_mlp)
+    attended, of_attention = attention(normed, weights[1:5], shared, past)
+    x = x + attended
+    normed, of_second = rms_norm(x, weights[5], eps)
+    widened, of_mlp = mlp(normed, weights[6:])
+    return x + widened, (of_first, of_attention, of_second, of_mlp)
 
 
 def block_backward(dy: Array, cache: tuple) -> tuple[Array, list[Array]]:
-    """dy: (N, C) -> dx (N, C) and the six weights' gradients."""
+    """dy: (N, C) -> dx (N, C) and the nine weights' gradients."""
     of_first, of_attention, of_second, of_mlp = cache
     dnormed, dmlp = mlp_backward(dy, of_mlp)
     dbranch, dsecond = rms_norm_backward(dnormed, of_second)
@@ -168,7 +189,7 @@ def cross_entropy(logits: Array, targets: Array) -> tuple[float, tuple]:
 
 
 def cross_entropy_backward(cache: tuple) -> Array:
-    """The start of the way back, where dloss = 1: dlogits (B, T, V)."""
+    """The start of the backward pass, where dloss = 1: dlogits (B, T, V)."""
     log_p, target, learnt = cache
     is_target = np.arange(log_p.shape[-1]) == target  # (learnt, V)
     dlogits = np.zeros((*learnt.shape, log_p.shape[-1]), log_p.dtype)  # (B, T, V): nothing goes back where ignored
@@ -184,24 +205,28 @@ class NumpyGPT:
     `step` and `reorder` are what the decoding package needs; their state is past, each layer's keys and values, and
     filled, (B, S) bool: False where a shorter prompt left a hole.
 
+    >>> from minigpt import GPT
     >>> NumpyGPT.from_torch(GPT(GPTConfig.toy())).forward(np.array([[1, 2, 3]]))[0].shape
     (1, 3, 1024)
     """
 
     def __init__(self, config: GPTConfig, parameters: Arrays):
-        _only(config, norm="rmsnorm", position="rope", mlp="swiglu", bias=False, tie_embeddings=True, dropout=0.0,
-              qk_norm=False, embedding_norm=False)  # fmt: skip
+        _only(config, norm="rmsnorm", position="rope", mlp="swiglu", bias=False, tie_embeddings=True, dropout=0.0)
         self.config, self.parameters = config, parameters
         self.context_length, self.vocab_size = config.context_length, config.vocab_size
 
     @classmethod
-    def from_torch(cls, model: GPT) -> "NumpyGPT":
+    def from_torch(cls, model: "GPT") -> "NumpyGPT":
         """The twin of a PyTorch model, with a copy of its weights; half precision becomes float32."""
         wide = {name: p.float() if p.dtype.itemsize == 2 else p for name, p in model.named_parameters()}
         return cls(model.config, {name: p.detach().cpu().numpy().copy() for name, p in wide.items()})
 
-    def to_torch(self) -> GPT:
+    def to_torch(self) -> "GPT":
         """The PyTorch model with a copy of these weights, in evaluation mode: to save it, or to compare."""
+        import torch
+
+        from .model import GPT
+
         model = GPT(self.config)
         for name, parameter in model.named_parameters():
             parameter.data = torch.tensor(self.parameters[name])
@@ -242,8 +267,10 @@ class NumpyGPT:
         np.add.at(dembedding, ids.ravel(), dx)
         return gradients
 
-    def prefill(self, prompts: list[list[int]]) -> tuple[torch.Tensor, tuple]:
-        """Read the prompts: logits (B, V) after each one's last token, and the state from which `step` goes on."""
+    def prefill(self, prompts: list[list[int]]) -> "tuple[Tensor, tuple]":
+        """Read the prompts: logits (B, V) after each one's last token, and the state with which `step` continues."""
+        import torch
+
         lengths, config = np.array([len(prompt) for prompt in prompts]), self.config
         filled = np.arange(lengths.max()) < lengths[:, None]  # (B, T): padding on the right, where no token sees it
         ids = np.zeros(filled.shape, np.int64)
@@ -253,14 +280,16 @@ class NumpyGPT:
         logits, _ = self.forward(ids, past=past)
         return torch.from_numpy(logits[np.arange(len(ids)), lengths - 1]), (past, filled)
 
-    def step(self, state: tuple, ids: torch.Tensor) -> tuple[torch.Tensor, tuple]:
-        """Read one more token a row: ids (B,) -> logits (B, V) for the next one. The state is written to."""
+    def step(self, state: tuple, ids: "Tensor") -> "tuple[Tensor, tuple]":
+        """Read one more token per row: ids (B,) -> logits (B, V) for the next one. The state is written to."""
+        import torch
+
         past, filled = state
         filled = np.concatenate([filled, np.ones((len(ids), 1), bool)], 1)  # (B, S)
         logits, _ = self.forward(ids.numpy()[:, None], past, filled)
         return torch.from_numpy(logits[:, 0]), (past, filled)
 
-    def reorder(self, state: tuple, rows: torch.Tensor) -> tuple:
+    def reorder(self, state: tuple, rows: "Tensor") -> tuple:
         """Row i of the new state is row rows[i] of the old one."""
         past, filled = state
         return [[kept[rows.numpy()] for kept in layer] for layer in past], filled[rows.numpy()]
@@ -284,12 +313,15 @@ def adamw(parameters: Arrays, gradients: Arrays, moments: dict, config: TrainCon
     return moved
 
 
-def train(model: NumpyGPT, batches: Batches, config: TrainConfig) -> Iterator[Step]:
+def train(model: NumpyGPT, batches: "Batches", config: TrainConfig) -> "Iterator[Step]":
     """Train the twin as loop.py trains a PyTorch model: the same batches, schedule and Steps.
 
     ValueError that names a switch which the twin doesn't have: muon, bf16, micro_batches. FloatingPointError when loss
     or gradients stop being finite, before they reach the weights.
     """
+    from .loop import Step
+    from .optim import learning_rate
+
     _only(config, optimizer="adamw", precision="fp32", micro_batches=1)
     moments = {}
     for step in range(config.steps):

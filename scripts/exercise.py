@@ -37,14 +37,14 @@ TOPICS = {
         "P2", "minigpt/formulas.py", "rms_norm", "divide by the root mean square over the last axis, then scale",
         "minigpt/formulas.py tests/test_formulas.py -k rms_norm"),
     "rotary": Exercise(
-        "P2", "minigpt/formulas.py", "rotate", "turn each pair of entries by its angle",
-        "minigpt/formulas.py tests/test_formulas.py -k 'rotate or rotary_is or rotary_keeps'"),
+        "P2", "minigpt/formulas.py", "rotary", "turn each pair of entries by its angle",
+        "minigpt/formulas.py tests/test_formulas.py -k 'rotary'"),
     "attention": Exercise(
         "P2", "minigpt/formulas.py", "causal_attention", "softmax(q·k / sqrt D) v, where the mask allows a look",
-        "minigpt/formulas.py tests/test_formulas.py -k 'attention or no_logit_is'"),
+        "minigpt/formulas.py tests/test_formulas.py -k 'causal_attention or attention_is or no_logit_is'"),
     "kv_cache": Exercise(
-        "P2", "minigpt/model.py", "Cache.store", "write behind the used slots, return all that is there",
-        "tests/test_model.py -k 'cache_grows or reordered_rows'"),
+        "P2", "minigpt/model.py", "Attention.forward", "put the keys and values of earlier tokens in front",
+        "tests/test_model.py -k 'the_cache or reordered_rows'", only="if cache:"),
     "cross_entropy": Exercise(
         "P3", "minigpt/formulas.py", "cross_entropy", "the mean of -log p(target) over the targets that are learnt",
         "minigpt/formulas.py tests/test_formulas.py -k cross_entropy"),
@@ -53,7 +53,7 @@ TOPICS = {
         "minigpt/optim.py tests/test_optim.py -k 'adamw or decayed'"),
     "attention_backward": Exercise(
         "P3", "minigpt/numpy_gpt.py", "attention_backward", "from dy back to dx and the two weights' gradients",
-        "tests/test_numpy_gpt.py -k 'attentions_way_back or blocks_way_back or models_way_back'"),
+        "tests/test_numpy_gpt.py -k 'attentions_backward or blocks_backward or models_backward'"),
     "stop": Exercise(
         "G2", "decoding/generate.py", "why_full", '"length", "context", or None while there is room',
         "tests/test_decoding_slides.py -k whichever_is_first"),

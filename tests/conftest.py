@@ -46,17 +46,6 @@ SWITCHES = every(
     bias=[False, True],
     tie_embeddings=[True, False],
     n_kv_heads=[4, 2, 1],
-    qk_norm=[False],
-    embedding_norm=[False],
-) + every(
-    norm=["rmsnorm", "layernorm"],
-    position=["rope", "learned"],
-    mlp=["swiglu"],
-    bias=[True],
-    tie_embeddings=[False],
-    n_kv_heads=[2],
-    qk_norm=[True],
-    embedding_norm=[True],
 )
 
 

@@ -15,7 +15,6 @@ ARCHITECTURES = {
     "llama": {},
     "grouped": {"n_kv_heads": 2},
     "gpt2": {"norm": "layernorm", "position": "learned", "mlp": "gelu", "bias": True},
-    "formula": {"kernels": "formula"},
 }
 
 

@@ -16,8 +16,7 @@ from torch.testing import assert_close
 from minigpt import IGNORE, Batch, Step, TrainConfig, TrainState, evaluate, load_checkpoint, save_checkpoint, train
 from minigpt.fast.muon import orthogonalise
 from minigpt.formulas import cross_entropy
-from minigpt.loop import make_optimizers
-from minigpt.optim import learning_rate
+from minigpt.optim import learning_rate, make_optimizers
 
 HERE = Path(__file__).parent
 
@@ -229,8 +228,8 @@ def test_training_does_not_print(capsys):
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_every_parameter_is_in_exactly_one_optimizer(optimizer, tied):
     # "a tied weight counted twice"
-    model, state = tiny(tie_embeddings=tied, position="learned", norm="layernorm", bias=True), TrainState()
-    optimizers = make_optimizers(model, plan(1, optimizer, betas=(0.7, 0.9)), state)
+    model = tiny(tie_embeddings=tied, position="learned", norm="layernorm", bias=True)
+    optimizers = make_optimizers(model, plan(1, optimizer, betas=(0.7, 0.9)), torch.float64)
     held = [id(parameter) for one, _ in optimizers for parameter in one.parameters.values()]
     assert sorted(held) == sorted(map(id, model.parameters()))
     if optimizer == "muon":
@@ -238,6 +237,19 @@ def test_every_parameter_is_in_exactly_one_optimizer(optimizer, tied):
         layers = {name for name, p in model.named_parameters() if name.startswith("blocks") and p.ndim == 2}
         assert by_muon == layers  # the matrices, neither embeddings nor the head
         assert optimizers[0][0].momentum == 0.7  # AdamW's own share of the past
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_frozen_and_unused_parameters_are_left_alone(optimizer):
+    model = tiny()
+    model.unused = nn.Parameter(torch.ones(3, 3, dtype=torch.float64))
+    frozen = [model.token_embedding.weight, model.blocks[0].attention.key.weight]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    before = weights(model)
+    run(model, plan(3, optimizer, warmup=0))
+    moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    assert moved == before.keys() - {"unused", "token_embedding.weight", "blocks.0.attention.key.weight"}
 
 
 def test_every_parameter_moves():

@@ -76,15 +76,6 @@ def test_matrices_that_share_a_shape_move_as_they_do_alone():
     assert_close([p.detach() for p in together.values()], [p.detach() for p in alone.values()])
 
 
-def test_a_matrix_of_squares_moves_as_its_squares_do():
-    made, alone = parameters(whole=(12, 4)), parameters(a=(4, 4), b=(4, 4), c=(4, 4))
-    for piece, gradient in zip(alone.values(), made["whole"].grad.split(4)):
-        piece.grad = gradient
-    for optimizer in (Muon(made, dtype=torch.float64), Muon(alone, dtype=torch.float64)):
-        optimizer.step(0.1, 1)
-    assert_close(made["whole"].detach(), torch.cat([piece.detach() for piece in alone.values()]))
-
-
 def test_products_in_bfloat16_take_nearly_the_same_step():
     exact, quick = parameters(w=(24, 40)), parameters(w=(24, 40))
     Muon(exact, dtype=torch.float64).step(0.1, 1), Muon(quick, dtype=torch.bfloat16).step(0.1, 1)

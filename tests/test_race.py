@@ -10,6 +10,7 @@ from test_scripts import call, refuses
 from minigpt import GPT, GPTConfig
 from minigpt.formulas import cross_entropy
 from scripts.lab import race
+from scripts.lab.racer import normalised
 
 TEXT = "The cat sat on the mat; who sat where?\n" * 60
 
@@ -38,9 +39,25 @@ def test_a_batch_is_a_function_of_seed_and_step_and_its_targets_are_the_next_cha
         assert [*row, targets[-1]] in windows and row[1:] == targets[:-1]
 
 
+def racer() -> GPT:
+    torch.manual_seed(0)
+    return normalised(GPT(GPTConfig(vocab_size=9, context_length=32, **race.SHAPE))).eval()
+
+
+def test_the_racer_sees_neither_the_scale_of_queries_and_keys_nor_that_of_an_embedding():
+    model, other, ids = racer(), racer(), torch.arange(9)[None]
+    with torch.no_grad():
+        for block in other.blocks:
+            block.attention.query[0].weight *= 7
+            block.attention.key[0].weight *= 7
+        other.token_embedding[0].weight *= 7
+    torch.testing.assert_close(model(ids), other(ids), rtol=1e-2, atol=1e-2)
+    assert not torch.allclose(model(ids), GPT(model.config)(ids), rtol=1e-2, atol=1e-2)
+
+
 def test_validation_counts_every_character_but_the_first_once():
     torch.manual_seed(0)
-    model = GPT(GPTConfig(vocab_size=9, context_length=32, **race.SHAPE)).eval()
+    model = normalised(GPT(GPTConfig(vocab_size=9, context_length=32, **race.SHAPE))).eval()
     torch.nn.init.normal_(model.head.weight)  # so that each character's loss is another one
     ids = np.random.default_rng(0).integers(9, size=3 * 32 + 17)
     nats = 0.0

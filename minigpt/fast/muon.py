@@ -1,7 +1,44 @@
-"""Muon: a quicker optimizer for matrices. A first reading skips this file."""
+"""Muon: an optimizer that needs fewer steps than AdamW. Not a twin, but the other choice of TrainConfig.optimizer.
+
+tests/test_muon.py compares it with the singular value decomposition, which it approximates.
+"""
 
 import torch
 from torch import Tensor
+
+
+class Muon:
+    """Momentum whose update is orthogonalised: each direction of a matrix moves equally far (Jordan et al. 2024).
+
+    parameters: matrices by name; one whose .grad is None is left alone. momentum: EMA coefficient of the gradient.
+    dtype: that of the products; bfloat16 is precise enough.
+    """
+
+    def __init__(self, parameters: dict[str, Tensor], momentum: float = 0.95, dtype: torch.dtype = torch.float32):
+        self.parameters, self.momentum, self.dtype = parameters, momentum, dtype
+        self.moments = {f"momentum.{name}": torch.zeros_like(p) for name, p in parameters.items()}
+
+    @torch.no_grad()
+    def step(self, lr: float, count: int) -> None:
+        """Move every matrix that has a gradient; count, the number of this step, is not needed here."""
+        # one update per matrix; matrices of one shape are stacked, a tall one transposed
+        stacks: dict[torch.Size, list[tuple[Tensor, Tensor, float]]] = {}
+        for name, weight in self.parameters.items():
+            if weight.grad is None:
+                continue
+            mean = self.moments[f"momentum.{name}"].lerp_(weight.grad, 1 - self.momentum)
+            update = weight.grad.lerp(mean, self.momentum)  # Nesterov: one step ahead
+            rows, columns = weight.shape
+            length = max(1, rows / columns) ** 0.5
+            if rows > columns:
+                weight, update = weight.mT, update.mT
+            stacks.setdefault(weight.shape, []).append((weight, update, length))
+
+        # orthogonalise each stack at once, and move
+        for stack in stacks.values():
+            directions = orthogonalise(torch.stack([update for _, update, _ in stack]).to(self.dtype))
+            for (weight, _, length), direction in zip(stack, directions):
+                weight.add_(direction, alpha=-lr * length)
 
 
 def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
@@ -23,43 +60,3 @@ def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
         polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)  # b G + c G @ G
         x = torch.baddbmm(x, polynomial, x, beta=a)  # a X + (b G + c G @ G) @ X
     return x.mT if tall else x
-
-
-class Muon:
-    """Momentum whose update is orthogonalised: each direction of a matrix moves equally far.
-
-    parameters: matrices by name, with .grad. One that is several squares high, as queries over keys over values, is
-    taken for as many matrices. All of one shape are stacked and treated at once, tall ones lying down. momentum: the
-    past's share in the mean gradient. dtype: that of the products; bfloat16 is precise enough, where it is quick.
-    """
-
-    def __init__(self, parameters: dict[str, Tensor], momentum: float = 0.95, dtype: torch.dtype = torch.float32):
-        self.parameters, self.momentum, self.dtype = parameters, momentum, dtype
-        self.moments = {f"momentum.{name}": torch.zeros_like(p) for name, p in parameters.items()}
-
-    @torch.no_grad()
-    def step(self, lr: float, count: int) -> None:
-        """Move every matrix; count, the number of this step, is not needed here."""
-        stacks: dict[torch.Size, list[tuple[Tensor, Tensor, float]]] = {}  # by shape: weights, their updates, lengths
-        for name, parameter in self.parameters.items():
-            mean = self.moments[f"momentum.{name}"].lerp_(parameter.grad, 1 - self.momentum)
-            update = parameter.grad.lerp(mean, self.momentum)  # Nesterov: one step ahead
-            for weight, change in zip(squares(parameter), squares(update)):
-                rows, columns = weight.shape
-                if rows > columns:  # laid down, it shares a stack with wide ones
-                    weight, change = weight.mT, change.mT
-                stacks.setdefault(weight.shape, []).append((weight, change, max(1, rows / columns) ** 0.5))
-        for stack in stacks.values():
-            directions = orthogonalise(torch.stack([change for _, change, _ in stack]).to(self.dtype))
-            for (weight, _, length), direction in zip(stack, directions):
-                weight.add_(direction, alpha=-lr * length)
-
-
-def squares(matrix: Tensor) -> tuple[Tensor, ...]:
-    """Views of the squares that a matrix is made of, one below the other; of any other matrix, the whole of it.
-
-    >>> [tuple(piece.shape) for piece in squares(torch.zeros(6, 2))], len(squares(torch.zeros(5, 2)))
-    ([(2, 2), (2, 2), (2, 2)], 1)
-    """
-    rows, columns = matrix.shape
-    return matrix.split(columns if rows % columns == 0 else rows)

@@ -1,17 +1,41 @@
-"""One run in several processes, as torchrun starts them. A first reading skips this file.
+"""The same as loop.accumulate_gradients, faster, in several processes; tests/test_distributed.py holds the two equal.
 
-Each process holds the whole model and computes the gradient of its share of the batch's rows; PyTorch's DDP adds the
-gradients up, so every process takes the step that one process alone would have taken. Without a process group nothing
-in here does anything.
+torchrun starts the processes. Each holds the whole model and computes the gradient of its share of the batch's rows.
+The gradients are added up, so every process takes the step that one process alone would have taken.
 """
-
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.nn.parallel import DistributedDataParallel
 
-from ..data import IGNORE, Batch
+from .. import loop
+from ..config import TrainConfig
+from ..data import Batch
+
+
+def accumulate_gradients(forward: nn.Module, batch: Batch, config: TrainConfig) -> float:
+    alone = loop.accumulate_gradients.__wrapped__
+    if size() == 1:
+        return alone(forward, batch, config)
+
+    # the gradient of this process's rows, if it has any to learn, as their part of the batch's mean
+    torch.manual_seed(torch.initial_seed() + rank())  # processes drop different activations
+    mine = Batch(batch.inputs[rank() :: size()], batch.targets[rank() :: size()])
+    part, loss = mine.learnt() / batch.learnt(), 0.0
+    if part > 0:
+        loss = part * alone(forward, mine, config)
+
+    # which parameters have a gradient anywhere: all processes must add up the same ones
+    parameters = list(forward.parameters())
+    has_gradient = [float(parameter.grad is not None) for parameter in parameters]
+    processes = _sum(torch.tensor(has_gradient, device=batch.inputs.device)).tolist()
+    parameters = [parameter for parameter, count in zip(parameters, processes) if count > 0]
+
+    # add them up, all in one message
+    gradients = [torch.zeros_like(p) if p.grad is None else part * p.grad for p in parameters]
+    added = _sum(torch.cat([gradient.flatten() for gradient in gradients]))
+    for parameter, gradient in zip(parameters, added.split([p.numel() for p in parameters])):
+        parameter.grad = gradient.view_as(parameter).clone()
+    return total(loss, batch.inputs.device)
 
 
 def size() -> int:
@@ -24,40 +48,11 @@ def rank() -> int:
     return distributed.get_rank() if size() > 1 else 0
 
 
-def replicate(model: nn.Module) -> nn.Module:
-    """The model as `pieces` needs it: its backward pass adds up the gradients of all processes."""
-    if size() == 1:
-        return model
-    replica = DistributedDataParallel(model)
-    replica.register_comm_hook(None, _sum)  # DDP's own hook takes the mean
-    return replica
-
-
-def pieces(replica: nn.Module, batch: Batch, count: int) -> Iterator[Batch]:
-    """This process's rows of the batch in at most `count` pieces, at least one, for forward and backward in turn.
-
-    A process for which there is no row gets one without a target: the others wait for its gradient, which is zero.
-    """
-    if size() == 1:
-        yield from batch.split(count)
-        return
-    mine = Batch(batch.inputs[rank() :: size()], batch.targets[rank() :: size()])
-    if len(mine.inputs) == 0:
-        mine = Batch(batch.inputs[:1], torch.full_like(batch.targets[:1], IGNORE))
-    *early, last = mine.split(count)
-    with replica.no_sync():  # the pieces' gradients gather here …
-        yield from early
-    yield last  # … and are added up over the processes in the last backward pass
-
-
 def total(number: float, device: torch.device | str = "cpu") -> float:
     """The sum of every process's number; each gets the same."""
-    if size() == 1:
-        return number
-    summed = torch.tensor(number, dtype=torch.float64, device=device)
-    distributed.all_reduce(summed)
-    return summed.item()
+    return number if size() == 1 else _sum(torch.tensor(number, dtype=torch.float64, device=device)).item()
 
 
-def _sum(_: None, bucket: distributed.GradBucket) -> torch.futures.Future[Tensor]:
-    return distributed.all_reduce(bucket.buffer(), async_op=True).get_future().then(lambda done: done.value()[0])
+def _sum(tensor: Tensor) -> Tensor:
+    distributed.all_reduce(tensor)
+    return tensor

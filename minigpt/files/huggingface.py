@@ -29,25 +29,27 @@ KEYS = {
     "bias": ("attention_bias", None, None),
     "dropout": ("attention_dropout", "resid_pdrop", None),
 }
-# Modules; {} is the layer's number. What we stack in one matrix, row under row, may be several modules on disk.
+# Modules; {} is the layer's number. GPT-2 keeps query, key and value side by side in one matrix.
 NAMES = {
     "token_embedding": ("model.embed_tokens", "transformer.wte", "token_embd"),
     "position_embedding": (None, "transformer.wpe", None),
     "blocks.{}.attention_norm": ("model.layers.{}.input_layernorm", "transformer.h.{}.ln_1", "blk.{}.attn_norm"),
-    "blocks.{}.attention.query_key_value": (
-        "model.layers.{}.self_attn.q_proj k_proj v_proj", "transformer.h.{}.attn.c_attn", "blk.{}.attn_q attn_k attn_v"
-    ),
+    "blocks.{}.attention.query": ("model.layers.{}.self_attn.q_proj", "transformer.h.{}.attn.c_attn", "blk.{}.attn_q"),
+    "blocks.{}.attention.key": ("model.layers.{}.self_attn.k_proj", "transformer.h.{}.attn.c_attn", "blk.{}.attn_k"),
+    "blocks.{}.attention.value": ("model.layers.{}.self_attn.v_proj", "transformer.h.{}.attn.c_attn", "blk.{}.attn_v"),
     "blocks.{}.attention.output": (
-        "model.layers.{}.self_attn.o_proj", "transformer.h.{}.attn.c_proj", "blk.{}.attn_output"
+        "model.layers.{}.self_attn.o_proj",
+        "transformer.h.{}.attn.c_proj",
+        "blk.{}.attn_output",
     ),
     "blocks.{}.mlp_norm": ("model.layers.{}.post_attention_layernorm", "transformer.h.{}.ln_2", "blk.{}.ffn_norm"),
-    "blocks.{}.mlp.up": (
-        "model.layers.{}.mlp.gate_proj up_proj", "transformer.h.{}.mlp.c_fc", "blk.{}.ffn_gate ffn_up"
-    ),
+    "blocks.{}.mlp.gate": ("model.layers.{}.mlp.gate_proj", None, "blk.{}.ffn_gate"),
+    "blocks.{}.mlp.up": ("model.layers.{}.mlp.up_proj", "transformer.h.{}.mlp.c_fc", "blk.{}.ffn_up"),
     "blocks.{}.mlp.down": ("model.layers.{}.mlp.down_proj", "transformer.h.{}.mlp.c_proj", "blk.{}.ffn_down"),
     "final_norm": ("model.norm", "transformer.ln_f", "output_norm"),
     "head": ("lm_head", "lm_head", "output"),
-}  # fmt: skip
+}
+STACKED = ("query", "key", "value")  # in GPT-2's files
 
 
 class Family(NamedTuple):
@@ -89,8 +91,7 @@ def family_of(config: GPTConfig) -> str:
     """The family whose names a model is written in: "llama", "gpt2" or, for any other mix of switches, "minigpt"."""
     for name, family in FAMILIES.items():
         fits = all(getattr(config, switch) == value for switch, value in family.switches.items())
-        plain = not (config.qk_norm or config.embedding_norm)
-        if fits and plain and (name == "llama" or config.n_kv_heads == config.n_heads):
+        if fits and (name == "llama" or config.n_kv_heads == config.n_heads):
             return name
     return "minigpt"
 
@@ -144,39 +145,33 @@ def _refuse(key: str, value: object, have: object) -> None:
         raise ValueError(f"config.json: {key} is {value!r}, and what we have is {have!r}")
 
 
-def names_on_disk(name: str, kind: str) -> list[str]:
-    """The names in a model file of one of our parameters: several where we stack what is apart there.
+def name_on_disk(name: str, kind: str) -> str:
+    """The name in a model file of one of our parameters.
 
-    >>> names_on_disk("blocks.2.mlp.up.weight", "llama")
-    ['model.layers.2.mlp.gate_proj.weight', 'model.layers.2.mlp.up_proj.weight']
+    >>> name_on_disk("blocks.2.mlp.up.weight", "llama")
+    'model.layers.2.mlp.up_proj.weight'
     """
     if kind == "minigpt":
-        return [name]
+        return name
     module, _, parameter = name.rpartition(".")
     layer = re.search(r"\d+", module)
     pattern = NAMES[re.sub(r"\d+", "{}", module)][(FAMILIES | {"gguf": GGUF})[kind].column]
-    outer, dot, parts = pattern.format(layer and layer.group()).rpartition(".")
-    return [f"{outer}{dot}{part}.{parameter}" for part in parts.split()]
+    return f"{pattern.format(layer and layer.group())}.{parameter}"
 
 
 def weights_to_disk(weights: Mapping[str, Tensor], config: GPTConfig, kind: str | None = None) -> dict[str, Tensor]:
-    """A state dict as model.safetensors holds it, as views of our tensors: what is written into them, we have read.
-
-    A tied head is there once, as the embedding.
-    """
-    kind, stored = kind or family_of(config), {}
+    """A state dict as model.safetensors holds it. A tied head is there once, as the embedding."""
+    kind, parts = kind or family_of(config), {}
     for name, tensor in weights.items():
-        if name == "head.weight" and config.tie_embeddings:
-            continue
-        if kind == "gpt2" and tensor.ndim == 2 and name.startswith("blocks."):
-            tensor = tensor.mT  # GPT-2 keeps the layers' matrices as (in, out)
-        names, rows = names_on_disk(name, kind), len(tensor)
-        if len(names) == 3:
-            rows = [config.d_head * heads for heads in (config.n_heads, config.n_kv_heads, config.n_kv_heads)]
-        elif len(names) == 2:
-            rows = config.d_ff
-        stored |= zip(names, tensor.split(rows))
-    return stored
+        if not (name == "head.weight" and config.tie_embeddings):
+            parts.setdefault(name_on_disk(name, kind), []).append(tensor)
+    stored = {name: torch.cat(tensors) if len(tensors) > 1 else tensors[0] for name, tensors in parts.items()}
+    return {name: tensor.mT if turned(name, tensor, kind) else tensor for name, tensor in stored.items()}
+
+
+def turned(name: str, tensor: Tensor, kind: str) -> bool:
+    """GPT-2 keeps the layers' matrices as (in, out)."""
+    return kind == "gpt2" and tensor.ndim == 2 and ".h." in name
 
 
 def weights_from_disk(
@@ -200,22 +195,25 @@ def weights_from_disk(
     for name in wanted:
         _expect(name in stored, name, "is missing")
     for name in stored.keys() - wanted.keys():
-        tied = config.tie_embeddings and [name] == names_on_disk("head.weight", kind)
+        tied = config.tie_embeddings and name == name_on_disk("head.weight", kind)
         _expect(tied or name.endswith(NO_WEIGHTS), name, f"has no place in the architecture {kind}")
     found = {}
     for name, like in expected.items():
         if name == "head.weight" and config.tie_embeddings:
             found[name] = found["token_embedding.weight"]
             continue
-        parts = {on_disk: stored[on_disk]() for on_disk in names_on_disk(name, kind)}
-        wide = dtype or torch.promote_types(next(iter(parts.values())).dtype, torch.float32)
+        on_disk = name_on_disk(name, kind)
+        tensor = stored[on_disk]()
+        shape, wanted_shape = tuple(tensor.shape), tuple(wanted[on_disk].shape)
+        _expect(shape == wanted_shape, on_disk, f"has shape {shape}, and the config asks for {wanted_shape}")
+        tensor = tensor.mT if turned(on_disk, tensor, kind) else tensor
+        part = name.split(".")[-2]
+        if kind == "gpt2" and part in STACKED:
+            tensor = tensor.chunk(3)[STACKED.index(part)]
         # Matrices lie column by column in memory: a product with one token's vector reads them a third faster so.
-        place = torch.empty(like.shape[::-1], dtype=wide)
+        place = torch.empty(like.shape[::-1], dtype=dtype or torch.promote_types(tensor.dtype, torch.float32))
         found[name] = place.mT if place.ndim == 2 else place
-        for on_disk, view in weights_to_disk({name: found[name]}, config, kind).items():
-            shape, wanted_shape = tuple(parts[on_disk].shape), tuple(view.shape)
-            _expect(shape == wanted_shape, on_disk, f"has shape {shape}, and the config asks for {wanted_shape}")
-            view.copy_(parts[on_disk])
+        found[name].copy_(tensor)
     return found
 
 

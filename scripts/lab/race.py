@@ -16,7 +16,7 @@ MEASURED = 100  # steps of the peer that are timed, a part of them before each o
 EVENING_TARGET = 1.4697  # what nanoGPT documents for 10.7 M parameters and minutes of an A100
 
 # Ours. LayerNorm, as RMSNorm's kernel is slower. A short run needs less momentum, a longer one a longer context.
-SWITCHES = dict(norm="layernorm", qk_norm=True, embedding_norm=True, tie_embeddings=False)
+SWITCHES = dict(norm="layernorm", tie_embeddings=False)
 SHAPE = dict(n_layers=4, n_heads=2, d_model=128, d_ff=352, **SWITCHES)
 SPRINT = dict(context=64, batch_size=16, lr=0.015, muon_lr=0.08, betas=(0.85, 0.95), steps=125)  # to the target
 LONG = dict(context=128, batch_size=12, lr=0.01, muon_lr=0.04)  # for as long as the peer takes
@@ -72,11 +72,12 @@ def race(training, validation, vocab_size: int, shape: dict, recipe: dict, seed:
     import torch
 
     from minigpt import GPT, GPTConfig, TrainConfig, train
+    from scripts.lab.racer import normalised
 
     started, recipe = time.perf_counter(), dict(recipe)
     batch_size, context = recipe.pop("batch_size"), recipe.pop("context")
     torch.manual_seed(seed)
-    model = GPT(GPTConfig(vocab_size=vocab_size, context_length=context, **shape))
+    model = normalised(GPT(GPTConfig(vocab_size=vocab_size, context_length=context, **shape)))
     config = TrainConfig(**recipe, **SHARED, seed=seed)
     steps = train(model, crops(training, batch_size, context, seed), config)
     pace = statistics.median(step.seconds for step in show_progress(steps, config.steps, f"seed {seed}"))

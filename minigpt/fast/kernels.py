@@ -1,0 +1,81 @@
+"""The same as formulas.py, faster; tests/test_formulas.py holds the two equal, in values and in gradients.
+
+PyTorch's fused kernels, and where they are slow on a CPU, the formula with fewer steps.
+"""
+
+import math
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .. import formulas
+
+
+def softmax(x: Tensor) -> Tensor:
+    return F.softmax(x, -1)
+
+
+def cross_entropy(logits: Tensor, targets: Tensor, ignore: int = -100, reduction: str = "mean") -> Tensor:
+    logits = logits.float() if logits.dtype.itemsize == 2 else logits
+    return F.cross_entropy(logits.flatten(0, -2), targets.flatten(), ignore_index=ignore, reduction=reduction)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    return F.rms_norm(x, weight.shape, weight, eps)
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+    return F.layer_norm(x, weight.shape, weight, bias, eps)
+
+
+def gelu(x: Tensor) -> Tensor:
+    return F.gelu(x, approximate="tanh")
+
+
+def silu(x: Tensor) -> Tensor:
+    return F.silu(x)
+
+
+def rotary(x: Tensor, positions: Tensor, theta: float) -> Tensor:
+    """Roll the vector by half its length, so that each entry meets its partner, and add with one fused product."""
+    return rotate(x, *angles(tuple(positions.tolist()), x.size(-1), theta, x.dtype, x.device))
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """rotary's last two lines, for cosines and sines from `angles`."""
+    return torch.addcmul(x * cos, x.roll(x.size(-1) // 2, -1), sin)
+
+
+@lru_cache(maxsize=32)
+@torch.inference_mode(False)  # subtle: kept for training also when an evaluation asks first
+def angles(positions: tuple, D: int, theta: float, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of the positions' angles, (T, D) each; the sines of the first halves are negative."""
+    positions = torch.tensor(positions, device=device)
+    frequencies = theta ** (-torch.arange(0, D, 2, device=device, dtype=torch.float64) / D)
+    angles = positions[:, None] * frequencies  # (T, D/2)
+    cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
+    return torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)
+
+
+def causal_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    T, S = query.size(2), key.size(2)
+    return attention(query, key, value, None if T == 1 else formulas.causal_mask(T, S, query.device))
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    """causal_attention's last lines, for any mask: (T, S) or (B, 1, T, S) bool, or None where all may be looked at."""
+    B, H, T, D = query.shape
+    K, S = key.shape[1:3]
+    # Measured on CPUs: PyTorch's kernel is faster for one token and for long fp32 rows, and far slower in bfloat16.
+    if T == 1 or query.is_cuda or (S >= 128 and query.dtype != torch.bfloat16):
+        return F.scaled_dot_product_attention(query, key, value, mask, enable_gqa=H != K)
+
+    # Query heads that share a key head are stacked along time: one matrix product then serves them all.
+    query = (query / math.sqrt(D)).reshape(B, K, H // K * T, D)
+    scores = (query @ key.transpose(2, 3)).view(B, K, H // K, T, S)
+    if mask is not None:
+        scores = scores.masked_fill(~mask.unsqueeze(-3), -math.inf)
+    mixed = F.softmax(scores, -1).view(B, K, H // K * T, S) @ value  # (B, K, H/K·T, D)
+    return mixed.view(B, H, T, D)
