@@ -60,7 +60,9 @@ class State:
         self.angles = None
         if model.config.position == "rope":
             places = tuple(range(capacity))
-            self.angles = kernels.angles(places, slots.size(-1), model.config.rope_theta, slots.dtype, slots.device)
+            self.angles = kernels.kept_angles(
+                places, slots.size(-1), model.config.rope_theta, slots.dtype, slots.device
+            )
 
 
 @torch.inference_mode()

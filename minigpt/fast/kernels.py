@@ -40,23 +40,29 @@ def silu(x: Tensor) -> Tensor:
 
 def rotary(x: Tensor, positions: Tensor, theta: float) -> Tensor:
     """Roll the vector by half its length, so that each entry meets its partner, and add with one fused product."""
-    return rotate(x, *angles(tuple(positions.tolist()), x.size(-1), theta, x.dtype, x.device))
+    D, dtype = x.size(-1), x.dtype
+    if torch.compiler.is_compiling():
+        return rotate(x, *angles(positions, D, theta, dtype))
+    return rotate(x, *kept_angles(tuple(positions.tolist()), D, theta, dtype, x.device))
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """rotary's last two lines, for cosines and sines from `angles`."""
+    """The last lines of rotary, for cosines and sines from `angles`."""
     return torch.addcmul(x * cos, x.roll(x.size(-1) // 2, -1), sin)
+
+
+def angles(positions: Tensor, D: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of the positions' angles, (T, D) each; the sines of the first halves are negative."""
+    frequencies = theta ** (-torch.arange(0, D, 2, device=positions.device, dtype=torch.float64) / D)
+    angle = positions[:, None] * frequencies  # (T, D/2)
+    cos, sin = angle.cos().to(dtype), angle.sin().to(dtype)
+    return torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)
 
 
 @lru_cache(maxsize=32)
 @torch.inference_mode(False)  # subtle: kept for training also when an evaluation asks first
-def angles(positions: tuple, D: int, theta: float, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of the positions' angles, (T, D) each; the sines of the first halves are negative."""
-    positions = torch.tensor(positions, device=device)
-    frequencies = theta ** (-torch.arange(0, D, 2, device=device, dtype=torch.float64) / D)
-    angles = positions[:, None] * frequencies  # (T, D/2)
-    cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
-    return torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)
+def kept_angles(places: tuple, D: int, theta: float, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    return angles(torch.tensor(places, device=device), D, theta, dtype)
 
 
 def causal_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
