@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 from typing import NamedTuple
 
-from scripts.support.common import run
+from scripts.support.command_line import run
 
 ROOT = Path(__file__).parent.parent
 COPIED = ("plain_or_fast.py", "minigpt", "decoding", "sft", "scripts", "tests", "pyproject.toml")

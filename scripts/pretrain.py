@@ -14,8 +14,11 @@ from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 
-from scripts.support.common import Rest, read_corpus, refuse_existing, run, show_progress, write_json
+from scripts.support.command_line import run
+from scripts.support.common import Rest, read_corpus
+from scripts.support.run_directory import refuse_existing, write_json
 from scripts.support.running import fingerprint, joined, once, refuse_saves, stoppable, which_save
+from scripts.support.terminal import show_progress
 
 # Measured on the toy world: see README. Every name is one token at its natural vocabulary of about 1,230 ids.
 SHAPE = {"context_length": 128, "n_layers": 4, "n_heads": 4, "d_model": 128, "d_ff": 352, "dropout": 0.0}

@@ -7,18 +7,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from scripts.support.common import GREY, RESET, open_model, run
+from scripts.support.command_line import run
+from scripts.support.terminal import GREY, RESET
 
-LEARNT, GIVEN = ["\033[30;42m", "\033[30;46m"], [GREY, "\033[4;90m"]  # by turns, so that each token shows
-
-
-def show(tok, ids: list[int], learn: list[bool], colour: bool) -> str:
-    """A conversation, token by token; without colour, learnt tokens stand in brackets."""
-    pieces = [tok.token_bytes(i).decode("utf-8", errors="replace").replace("\n", "⏎") for i in ids]
-    if colour:
-        marks = [(LEARNT if learnt else GIVEN)[n % 2] for n, learnt in enumerate(learn)]
-        return "".join(f"{mark}{piece}{RESET}" for mark, piece in zip(marks, pieces))
-    return "".join(f"[{piece}]" if learnt else f"{piece}|" for piece, learnt in zip(pieces, learn))
+LEARNT = ["\033[30;42m", "\033[30;46m"]  # two colours that take turns, so that each token shows
+GIVEN = [GREY, "\033[4;90m"]
 
 
 def main() -> None:
@@ -27,30 +20,45 @@ def main() -> None:
     parser.add_argument("--model", default="base", help="whose tokenizer, layout and context (default: %(default)s)")
     parser.add_argument("--n", type=int, default=3, help="how many to show (default: %(default)s)")
     parser.add_argument("--loss-on", default="response", help="response or all (default: %(default)s)")
-    parser.add_argument("--skip-bad", action="store_true", help="leave out rows that don't fit, and list them")
+    parser.add_argument("--skip-bad", action="store_true", help="leave out rows that are invalid, and list them")
     args = parser.parse_args()
+    from scripts.support.models import open_model
     from sft import encode_conversation, encode_examples, read_examples
 
+    # read
     skipped = [] if args.skip_bad else None
     examples = read_examples(args.data, skipped)
     model, tok = open_model(args.model)
     rows = encode_examples(tok, examples, model.context_length, args.loss_on)
+
+    # show a few
     for example in examples[: args.n]:
         ids, learn = encode_conversation(tok, example.messages)
         if args.loss_on == "all":
-            learn = [False] + [True] * (len(ids) - 1)  # the first token is nobody's target
-        cut = max(0, len(ids) - model.context_length - 1)
-        ids, learn = ids[: len(ids) - cut], learn[: len(ids) - cut]
-        print(
-            f"{example.source}: {sum(learn)} of {len(ids)} tokens learnt" + (f", {cut} more are cut off" if cut else "")
-        )
-        print(f"  {show(tok, ids, learn, sys.stdout.isatty())}")
+            learn = [False] + [True] * (len(ids) - 1)  # nothing comes before the first token to predict it
+        fits = model.context_length + 1
+        cut = f", {len(ids) - fits} more are cut off" if len(ids) > fits else ""
+        ids, learn = ids[:fits], learn[:fits]
+        print(f"{example.source}: {sum(learn)} of {len(ids)} tokens learnt{cut}")
+        print(f"  {marked(tok, ids, learn, sys.stdout.isatty())}")
+
+    # count all
     for problem in skipped or []:
         print(f"skipped {problem}")
-    learnt, tokens = sum(sum(row[1:]) for row in rows.learn), sum(map(len, rows.ids))
+    learnt = sum(sum(row[1:]) for row in rows.learn)
+    tokens = sum(len(row) for row in rows.ids)
     print(f"{len(examples):,} demonstrations: {learnt:,} of {tokens:,} tokens learnt, {learnt / tokens:.0%}; ", end="")
     print(f"{rows.truncated:,} truncated to {model.context_length} tokens, {rows.dropped:,} dropped, ", end="")
     print(f"{len(skipped or []):,} skipped")
+
+
+def marked(tok, ids: list[int], learn: list[bool], colour: bool) -> str:
+    """A conversation, token by token; without colour, learnt tokens stand in brackets."""
+    pieces = [tok.token_bytes(id).decode("utf-8", errors="replace").replace("\n", "⏎") for id in ids]
+    if colour:
+        marks = [(LEARNT if learnt else GIVEN)[n % 2] for n, learnt in enumerate(learn)]
+        return "".join(f"{mark}{piece}{RESET}" for mark, piece in zip(marks, pieces))
+    return "".join(f"[{piece}]" if learnt else f"{piece}|" for piece, learnt in zip(pieces, learn))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ python -m scripts.sizes
 
 import argparse
 
-from scripts.support.common import run, table
+from scripts.support.command_line import run
+from scripts.support.terminal import table
 
 # The makers' counts: sums over the published files' tensors.
 PUBLISHED = {

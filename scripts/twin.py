@@ -10,7 +10,9 @@ from pathlib import Path
 
 from scripts import toyworld
 from scripts.pretrain import BATCH_SIZE, NUMPY_SCHEDULE, SHAPE, VOCAB_SIZE, prepare, pretrain
-from scripts.support.common import run, table, write_json
+from scripts.support.command_line import run
+from scripts.support.run_directory import write_json
+from scripts.support.terminal import table
 
 
 def main() -> None:

@@ -12,12 +12,14 @@ from pathlib import Path
 
 import pytest
 from conftest import tiny
-from test_scripts import call, refuses
+from helpers import call, refuses
 
 from minigpt import load, save
 from scripts import chat
-from scripts.chat import Talk
-from scripts.support.common import model_directory
+from scripts.support import talk as talking
+from scripts.support.knobs import KNOBS
+from scripts.support.models import model_directory
+from scripts.support.talk import Talk, made_from
 from sft import Message, encode_conversation
 
 CTRL_C = "\x03"
@@ -37,7 +39,7 @@ def models(tmp_path_factory, tok) -> Path:
 
 @pytest.fixture
 def talk(models) -> Talk:
-    knobs = {name: at_first for name, (_, at_first, _) in chat.KNOBS.items()}
+    knobs = {name: knob.default for name, knob in KNOBS.items()}
     return Talk(*load(models / "sft"), str(models / "base"), knobs | {"max_new_tokens": 5})
 
 
@@ -147,14 +149,14 @@ def test_a_knob_that_draws_nothing_at_temperature_0_says_so(monkeypatch, capsys,
         ("/top_k 1.5", "top_k is '1.5'; expected a whole number"),
         ("/max_new_tokens 0", "max_new_tokens is 0"),
         ("/seed -1", "seed is -1"),
-        ("/wisdom 9", "/wisdom: is none of /temperature"),
+        ("/wisdom 9", "/wisdom: unknown; the commands are /temperature"),
         ("/compare", "/compare: ask a question first"),
     ],
 )
 def test_a_bad_line_is_one_error_and_changes_nothing(monkeypatch, capsys, models, line, message):
     lines, errors = session(monkeypatch, capsys, models, ["/knobs", line, "/knobs", "Who?"])
     assert errors.startswith("error: ") and message in errors and errors.count("\n") == 1
-    knobs = len(chat.KNOBS)
+    knobs = len(KNOBS)
     assert lines[1 : 1 + knobs] == lines[1 + knobs : 1 + 2 * knobs]
     assert lines[1 + 2 * knobs].startswith("model ")
 
@@ -165,12 +167,12 @@ def test_bad_flags_are_refused_before_the_talk_begins(monkeypatch, capsys, model
 
 def test_compare_puts_the_base_model_beside_it_and_leaves_the_talk_alone(talk, models, monkeypatch, capsys):
     from decoding import generate
-    from scripts.support.measure import as_text
+    from scripts.support.measuring.answers import as_text
 
-    monkeypatch.setattr(chat, "terminal_width", lambda: 100)
+    monkeypatch.setattr(talking, "terminal_width", lambda: 100)
     talk.obey("/compare Where is Ada?")
     title, *rows = (line for line in capsys.readouterr().out.splitlines())
-    assert title.split() == [str(models / "base"), "goes", "on:", "this", "model", "answers:"]
+    assert title.split() == [str(models / "base"), "continues:", "this", "model", "answers:"]
     for (model, tok), layout, column in (
         (load(models / "base"), as_text, slice(2, 50)),
         (load(models / "sft"), lambda *asked: talk.lay_out(asked[1], [])[0], slice(52, None)),
@@ -181,21 +183,21 @@ def test_compare_puts_the_base_model_beside_it_and_leaves_the_talk_alone(talk, m
     talk.answer("Who?")
     capsys.readouterr()
     talk.obey("/compare")
-    assert len(talk.turns) == 1 and "goes on:" in capsys.readouterr().out
+    assert len(talk.turns) == 1 and "continues:" in capsys.readouterr().out
 
 
 def test_history_is_on_where_the_demonstrations_had_several_turns(monkeypatch, capsys, models, tmp_path, tok):
     lines, _ = session(monkeypatch, capsys, models, [])
-    assert lines[0].startswith("the model sees the talk so far;")
+    assert lines[0].startswith("the model sees the conversation so far;")
     save(tmp_path / "single", *load(models / "sft"))
     monkeypatch.setattr("builtins.input", lambda _: "")
-    for flags, sees in (([], "each question alone, as in fine-tuning"), (["--history"], "the talk so far;")):
+    for flags, sees in (([], "each question alone, as in fine-tuning"), (["--history"], "the conversation so far;")):
         assert call(monkeypatch, chat, "--model", tmp_path / "single", *flags) == 0
         assert f"the model sees {sees}" in capsys.readouterr().out
 
 
 def test_fine_tuning_notes_what_a_model_was_made_from(tmp_path, tok):
-    from scripts.finetune import finetune
+    from scripts.support.fine_tuning import finetune
     from sft import Example
 
     turns = [
@@ -205,9 +207,10 @@ def test_fine_tuning_notes_what_a_model_was_made_from(tmp_path, tok):
         Message("assistant", "Oslo."),
     ]
     model = tiny(vocab_size=tok.vocab_size, context_length=64).float()
-    finetune(model, tok, [Example(turns[:2]), Example(turns)], tmp_path / "sft", {"steps": 1}, 2, 0, base="runs/books")
-    assert chat.made_from(tmp_path / "sft") == {"base": "runs/books", "turns": 2}
-    assert chat.made_from(model_directory(str(tmp_path))) == {"base": "base", "turns": 1}
+    examples = [Example(turns[:2]), Example(turns)]
+    finetune(model, tok, examples, tmp_path / "sft", schedule={"steps": 1}, batch_size=2, seed=0, base="runs/books")
+    assert made_from(tmp_path / "sft") == {"base": "runs/books", "turns": 2}
+    assert made_from(model_directory(str(tmp_path))) == {"base": "base", "turns": 1}
 
 
 class Terminal:
@@ -240,7 +243,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(tmp_path, tok):
         terminal.wait_for("model ", "Who?\n")
         time.sleep(0.3)  # some tokens are said
         terminal.wait_for("(stopped)", CTRL_C)
-        terminal.wait_for("an empty line or Ctrl-D ends", CTRL_C)  # nothing to stop here
+        terminal.wait_for("an empty line or Ctrl-D quits", CTRL_C)  # nothing to stop here
         terminal.wait_for("max_new_tokens 3\r\n", "/max_new_tokens 3\n")
         terminal.wait_for("(cut after 3 tokens", "Who?\n")
         os.write(terminal.keyboard, b"\x04")

@@ -8,7 +8,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from test_scripts import call, refuses
+from helpers import call, refuses
 
 from scripts import exercise
 from scripts.exercise import ROOT, TOPICS, make, without

@@ -1,15 +1,15 @@
 """The lecture's questions as experiments: one setting changes, and the figures say what it does."""
 
 import json
-import sys
 
 import pytest
 from conftest import tiny
+from helpers import call
 
 from minigpt import Tokenizer, save
 from minigpt.data import write_tokens
 from scripts import experiments, pretrain, toyworld
-from scripts.support.common import run
+from scripts.support.trial import unlearn
 from sft.data import Rows
 
 VALUES = {
@@ -34,12 +34,7 @@ def town(tmp_path, monkeypatch):
 
     def start(*names: str) -> int:
         flags = ["--base", tmp_path / "base", "--world", tmp_path / "world", "--out", tmp_path / "out", "--steps", 2]
-        monkeypatch.setattr(sys, "argv", ["experiments", *names, *map(str, flags)])
-        try:
-            run(experiments.main)
-        except SystemExit as end:
-            return end.code
-        return 0
+        return call(monkeypatch, experiments, *names, *flags)
 
     return start
 
@@ -68,7 +63,7 @@ def test_an_experiment_gives_a_row_a_value_and_a_picture(town, tmp_path, capsys,
 
 def test_without_the_end_token_all_else_is_still_learnt():
     rows = Rows([[1, 2, 9], [3, 4, 5]], [[False, True, True], [False, False, True]], 0, 0)
-    experiments.unlearn(rows, 9)
+    unlearn(rows, 9)
     assert rows.learn == [[False, True, False], [False, False, True]]
 
 
@@ -87,7 +82,5 @@ def test_a_base_model_of_another_size_is_pretrained_once_on_the_same_text(town, 
 def test_an_unknown_experiment_and_a_missing_town_are_named(town, tmp_path, capsys, monkeypatch):
     assert town("speed") == 2
     assert "'speed': must be one of demonstrations, loss" in capsys.readouterr().err
-    monkeypatch.setattr(sys, "argv", ["experiments", "--world", str(tmp_path / "none")])
-    with pytest.raises(SystemExit):
-        run(experiments.main)
+    assert call(monkeypatch, experiments, "--world", tmp_path / "none") == 2
     assert "run `make demo` first" in capsys.readouterr().err

@@ -1,18 +1,19 @@
 """Fine-tuning is pretraining on other data: the one loop, and a model that answers at the end."""
 
 import json
-import sys
 
 import pytest
 import torch
 from conftest import TEXTS, tiny
+from helpers import call
 
 import sft.finetune
 from decoding import generate
 from minigpt import IGNORE, Batch, TrainConfig, TrainState, load, save, train
 from minigpt.tokenizer import END
 from scripts import finetune, show_sft
-from scripts.support.common import run
+from scripts.support import fine_tuning
+from scripts.support.measuring.text_loss import text_loss
 from sft import Example, Message, encode_conversation, encode_examples, example_batches, fine_tune
 
 pytestmark = pytest.mark.usefixtures("edition")  # fast and plain
@@ -128,15 +129,6 @@ def test_replayed_base_documents_are_rows_of_the_same_batches(base, tok, monkeyp
     assert batch.learnt() == alone.learnt() + len(document) - 1
 
 
-def call(monkeypatch, module, *arguments) -> int:
-    monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, arguments)])
-    try:
-        run(module.main)
-    except SystemExit as end:
-        return end.code
-    return 0
-
-
 @pytest.fixture
 def own_file(tmp_path, base, tok):
     """A base model beside its text, and a newcomer's file with a broken row."""
@@ -161,7 +153,7 @@ def test_one_command_fine_tunes_on_a_file_and_says_whether_it_helped(monkeypatch
     assert "answered word for word" in said
     assert "before: " in said and "meant: " in said
     model, tok = load(tmp_path / "out")
-    assert finetune.text_loss(model, tok, finetune.base_text(str(tmp_path / "out"), tok, [], tmp_path)[1], 4) == (
+    assert text_loss(model, tok, fine_tuning.base_text(str(tmp_path / "out"), tok, [], tmp_path)[1], 4) == (
         pytest.approx(after["text_loss"], rel=1e-3)
     )  # its text now lies beside it
     again = ["--data", own_file, "--skip-bad", "--base", tmp_path / "out", "--out", tmp_path / "two", "--steps", 1]
@@ -201,7 +193,9 @@ def test_replay_forgets_less(monkeypatch, tmp_path, own_file):
 
 def test_replayed_documents_take_their_rows_from_the_batch(monkeypatch, tmp_path, own_file):
     seen, steps = [], fine_tune
-    monkeypatch.setattr(sft, "fine_tune", lambda *rest, **options: seen.append(options) or steps(*rest, **options))
+    monkeypatch.setattr(
+        fine_tuning, "fine_tune", lambda *rest, **options: seen.append(options) or steps(*rest, **options)
+    )
     flags = ["--data", own_file, "--skip-bad", "--base", tmp_path / "base", "--corpus", tmp_path / "text.txt"]
     flags += ["--out", tmp_path / "out", "--steps", 1, "--answers", 0, "--batch-size", 8, "--replay", 0.25]
     assert call(monkeypatch, finetune, *flags) == 0

@@ -18,7 +18,7 @@ from conftest import TEXTS
 from minigpt import loop
 from minigpt.files import checkpoint, writing
 from scripts import pretrain
-from scripts.support.common import run
+from scripts.support.command_line import run
 
 ROOT = Path(__file__).parent.parent
 SMALL = {"context-length": 48, "n-layers": 2, "d-model": 32, "d-ff": 32, "vocab-size": 300}

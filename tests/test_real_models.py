@@ -22,9 +22,10 @@ from minigpt import Tokenizer, TrainConfig, load, save
 from minigpt.files.gguf import SPLITS
 from minigpt.files.tokenizer_json import BYTE_TO_CHAR, SPLIT_DIGITS, from_json, to_json
 from minigpt.tokenizer import END, SPLIT
-from scripts.compare import Endless
-from scripts.support.common import smollm
-from scripts.support.strategies import continue_prompt, named, repetition
+from scripts.support.comparison import Endless, continue_prompt
+from scripts.support.measuring.repetition import repetition
+from scripts.support.models import smollm
+from scripts.support.strategies import named
 from sft import Example, Message, encode_conversation, fine_tune
 
 transformers.logging.set_verbosity_error()

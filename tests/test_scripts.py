@@ -1,38 +1,21 @@
 """The command lines: a user's mistake is one clear line and exit status 2, and nothing is written over."""
 
 import json
-import sys
 
 import pytest
 from conftest import TEXTS, tiny
+from helpers import call, refuses
 
 from minigpt import save
 from scripts import ask, chat, compare, demo, finetune, generate, pretrain, tokens
 from scripts.lab import claims
 from scripts.support import strategies
-from scripts.support.common import run
 
 
 @pytest.fixture
 def model_directory(tmp_path, tok):
     save(tmp_path / "model", tiny(vocab_size=tok.vocab_size, context_length=32), tok)
     return tmp_path / "model"
-
-
-def call(monkeypatch, module, *arguments) -> int:
-    """The exit status of a command line."""
-    monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, arguments)])
-    try:
-        run(module.main)
-    except SystemExit as end:
-        return end.code
-    return 0
-
-
-def refuses(monkeypatch, capsys, message: str, module, *arguments) -> None:
-    assert call(monkeypatch, module, *arguments) == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1 and message in lines[0], lines
 
 
 @pytest.mark.parametrize(

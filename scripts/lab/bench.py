@@ -11,7 +11,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from scripts.support.common import run, table, write_json
+from scripts.support.command_line import run
+from scripts.support.run_directory import write_json
+from scripts.support.terminal import table
 
 PAIRS, NEW_TOKENS = 5, 64
 

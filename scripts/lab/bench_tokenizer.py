@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from scripts.support.common import run, table
+from scripts.support.command_line import run
+from scripts.support.terminal import table
 
 CHARACTERS, VOCAB_SIZE, PAIRS, FEW = 1_000_000, 768, 3, 24
 

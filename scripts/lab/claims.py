@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from scripts import sizes
 from scripts.exercise import ROOT, find
-from scripts.support.common import run
+from scripts.support.command_line import run
 
 RESULTS = Path("runs/demo/results.json")
 
@@ -55,7 +55,7 @@ CLAIMS = {
                 lambda r: f"loss {r['base']['first_loss']:.2f} to {r['base']['val_loss']:.3f}"),
     "P4": Claim("At scale the hard part is engineering", "scripts/sizes.py: training; minigpt/loop.py: train",
                 _years),
-    "P5": Claim("A base model has picked up knowledge", "scripts/support/measure.py: cloze",
+    "P5": Claim("A base model has picked up knowledge", "scripts/support/measuring/answers.py: cloze",
                 lambda r: f"{r['answers']['base_cloze']:.1%} of held-out facts"),
     "P6": Claim("A larger base model continues more sensibly", "scripts/experiments.py: EXPERIMENTS",
                 lambda r: f"loss {r['smaller']['val_loss']:.3f} to {r['base']['val_loss']:.3f}, facts "
@@ -79,7 +79,7 @@ CLAIMS = {
                  lambda r: f"repeated: greedy {_strategy(r, 'greedy')['repetition']:.2f}, "
                            f"top-p {_strategy(r, 'top_p')['repetition']:.2f}"),
     "G12": Claim("A playground with knobs to turn", ""),
-    "S1": Claim("A base model that is asked goes on writing", "scripts/support/measure.py: base_answers",
+    "S1": Claim("A base model that is asked goes on writing", "scripts/support/measuring/answers.py: base_answers",
                 lambda r: f"{r['answers']['base_exact_raw']:.1%} answered"),
     "S2": Claim("Fine-tuning adapts completion to following instructions", "sft/finetune.py: fine_tune",
                 lambda r: f"{r['answers']['base_exact']:.1%} to {r['answers']['sft_exact']:.1%}"),
@@ -89,7 +89,7 @@ CLAIMS = {
                 lambda r: f"{r['base']['demonstrations']:,} for {r['base']['documents']:,} documents"),
     "S5": Claim("The training loop is the same; only the data is new", "sft/finetune.py: fine_tune",
                 lambda r: f"{r['base']['steps']} and {r['sft']['steps']} steps, both of {r['sft']['loop']}"),
-    "S6": Claim("The fine-tuned model answers", "scripts/support/measure.py: sft_answers",
+    "S6": Claim("The fine-tuned model answers", "scripts/support/measuring/answers.py: sft_answers",
                 lambda r: f"{r['answers']['sft_exact']:.1%}; other wordings "
                           f"{r['answers']['sft_exact_unseen_phrasing']:.1%}"),
     "S7": Claim("It isn't the end: reinforcement learning follows", "the next lecture's topic"),

@@ -8,7 +8,9 @@ import statistics
 import time
 from pathlib import Path
 
-from scripts.support.common import run, show_progress, table, write_json
+from scripts.support.command_line import run
+from scripts.support.run_directory import write_json
+from scripts.support.terminal import show_progress, table
 
 # nanoGPT's documented CPU recipe: 2,000 steps of 12 x 64 characters; what it ends at, over the whole validation split.
 TARGET, PEER_STEPS, PEER_BATCH, PEER_CONTEXT = 1.9058, 2000, 12, 64

@@ -157,9 +157,9 @@ def beam_tree(trace: dict) -> str:
 def continuations(trace: dict) -> str:
     body = []
     for row in trace["continuations"]:
-        statement, _, meaning = STRATEGIES[row["strategy"]]
+        strategy = STRATEGIES[row["strategy"]]
         knobs = ", ".join(f"{name} {value}" for name, value in row["knobs"].items() if name != "temperature" or value)
-        name = f"<b>{row['strategy'].replace('_', '-')}</b> <span class=tag>{statement}</span><br><span class=soft>{meaning}"
+        name = f"<b>{row['strategy'].replace('_', '-')}</b> <span class=tag>{strategy.statement}</span><br><span class=soft>{strategy.meaning}"
         body.append([
             f"{name}{'; ' + knobs.replace('_', '-') if knobs else ''}</span>", escape(row["text"].strip()),
             f"{row['repetition']:.2f}", f"{row['distinct2']:.2f}", f"{row['logprob']:.2f}",

@@ -1,0 +1,40 @@
+"""The knobs of decoding, as flags of the chat and as commands while talking."""
+
+from typing import NamedTuple
+
+
+class Knob(NamedTuple):
+    kind: type
+    default: float | int | None
+    meaning: str
+
+
+KNOBS = {
+    "temperature": Knob(float, 0.0, "0 is greedy and draws nothing; 1 draws as the model says; more is wilder"),
+    "top_k": Knob(int, None, "draw from the k most probable tokens only"),
+    "top_p": Knob(float, None, "draw from the smallest set of tokens that reaches p"),
+    "min_p": Knob(float, None, "draw from the tokens at least p times as probable as the best"),
+    "repetition_penalty": Knob(float, 1.0, "above 1, tokens that came before become less likely"),
+    "no_repeat_ngram": Knob(int, None, "this many tokens in a row never come twice"),
+    "max_new_tokens": Knob(int, 60, "the longest answer"),
+    "seed": Knob(int, None, "the same seed gives the same answer"),
+}
+
+
+def read_knob(name: str, value: str) -> float | int | None:
+    """A knob's value from what was typed; its default if nothing was.
+
+    >>> read_knob("top_k", "3"), read_knob("top_k", "")
+    (3, None)
+    """
+    knob = KNOBS[name]
+    if not value:
+        return knob.default
+    try:
+        return knob.kind(value)
+    except ValueError:
+        raise ValueError(f"{name} is {value!r}; expected a {'whole ' if knob.kind is int else ''}number") from None
+
+
+def shown(value: object) -> str:
+    return "off" if value is None else str(value)

