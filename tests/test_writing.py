@@ -13,7 +13,7 @@ from conftest import tiny
 from minigpt import Tokenizer, TrainState, save, save_checkpoint, write_tokens
 from minigpt.files import writing
 from minigpt.files.writing import remove, write_text, written_whole
-from scripts.support.common import write_json
+from scripts.support.run_directory import write_json
 from scripts.support.report import write_page
 
 ROOT = Path(__file__).parent.parent
