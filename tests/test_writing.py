@@ -13,8 +13,8 @@ from conftest import tiny
 from minigpt import Tokenizer, TrainState, save, save_checkpoint, write_tokens
 from minigpt.files import writing
 from minigpt.files.writing import remove, write_text, written_whole
-from scripts.support.run_directory import write_json
 from scripts.support.report import write_page
+from scripts.support.run_directory import write_json
 
 ROOT = Path(__file__).parent.parent
 
@@ -142,7 +142,7 @@ def test_a_directory_replaces_another_and_what_is_left_of_a_third(tmp_path):
 
 ALONE = {  # these write in another way; why
     "scripts/toyworld.py": "three files that belong together, written without PyTorch",
-    "scripts/experiments.py": "token files in a directory that is made anew unless its model is complete",
+    "scripts/support/trial.py": "token files in a directory that is made anew unless its model is complete",
     "scripts/exercise.py": "a learner's new directory",
     "scripts/lab/mutants.py": "a copy of the source",
 }
