@@ -1,18 +1,21 @@
-"""Filters: logits in, logits out. A token that is out has the logit -inf, so the softmax of what a filter returns is
-the renormalised distribution over the tokens that are left.
+"""Filters: logits in, logits out (G7 to G9). A token that is out has the logit -inf, so the softmax of what a filter
+returns is the renormalised distribution over the tokens that are left.
 
-Every filter takes (..., V), any float dtype, any device, gives the same back, and counts in float32 or better. A row
-with NaN or +inf, or of only -inf, is a ValueError that names it.
+Every filter takes (..., V), any float dtype, any device, gives the same back, and computes in float64.
+Here stand the definitions. `from decoding import top_p` gives the same functions with their arguments checked first.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
+from decoding.repetition import ban, no_repeat_ngram, repetition_penalty
+from plain_or_fast import has_twin
+
 OUT = -math.inf
-ROUNDING = 1e-6  # δ: by so much may rounded probabilities miss a target and still count as having reached it
+ROUNDING = 1e-6  # tolerance δ: a cumulative probability this far below p still counts as reaching it
 
 
 def temperature(logits: Tensor, t: float) -> Tensor:
@@ -24,18 +27,20 @@ def temperature(logits: Tensor, t: float) -> Tensor:
     >>> temperature(torch.tensor([.2, .8]).log(), .5).softmax(-1)  # .04 and .64, renormalised
     tensor([0.0588, 0.9412])
     """
-    largest = check(logits)  # (..., 1)
-    expect(t >= 0, "temperature", t, "a number >= 0")
     if t == 1:
         return logits
-    if t == 0:  # argmax gives the first of several maxima, by its documentation
-        return torch.full_like(logits, OUT).scatter(-1, logits.argmax(-1, keepdim=True), largest)
-    wide = _wide(logits)
-    numbers = torch.finfo(wide.dtype)
-    t = min(max(t, numbers.tiny), numbers.max)  # one that is rounded to 0 would make 0 / 0, to inf, inf / inf
-    return _narrow((wide - largest) / t, logits)
+    if t == 0:
+        best = logits.argmax(-1, keepdim=True)  # (..., 1): the first of several maxima, by its documentation
+        return torch.full_like(logits, OUT).scatter(-1, best, logits.gather(-1, best))
+
+    # subtract the largest, divide, and stay finite in the dtype of the logits
+    largest = logits.double().amax(-1, keepdim=True)  # (..., 1)
+    divided = (logits.double() - largest) / min(t, torch.finfo(torch.float64).max)  # inf / inf is NaN
+    lowest = torch.finfo(logits.dtype).min
+    return divided.clamp(min=lowest).to(logits.dtype).masked_fill(logits == OUT, OUT)
 
 
+@has_twin("decoding.fast.ranking")
 def top_k(logits: Tensor, k: int) -> Tensor:
     """Keep the k most probable tokens; of equally probable ones, those with the lowest ids (G7).
 
@@ -45,16 +50,16 @@ def top_k(logits: Tensor, k: int) -> Tensor:
     >>> top_k(torch.tensor([.31, .29, .18, .12, .10]).log(), 3).softmax(-1)  # .31, .29 and .18, divided by their sum
     tensor([0.3974, 0.3718, 0.2308, 0.0000, 0.0000])
     """
-    check(logits)
-    expect(isinstance(k, int) and k >= 1, "top_k", k, "a whole number >= 1")
-    return logits if k >= logits.shape[-1] else _keep(logits, logits.topk(k).values[..., -1:], k)
+    order = logits.argsort(dim=-1, descending=True, stable=True)  # (..., V) ids, the most probable first
+    return logits.scatter(-1, order[..., k:], OUT)
 
 
+@has_twin("decoding.fast.ranking")
 def top_p(logits: Tensor, p: float) -> Tensor:
     """Keep the smallest set of most probable tokens whose total probability reaches p (G8).
 
     logits: (..., V); -inf marks a token that is already out. Returns (..., V): kept logits unchanged, the others -inf.
-    ValueError unless 0 <= p <= 1. Holtzman et al. 2020, arXiv:1904.09751, section 3.1.
+    p = 1 changes nothing. ValueError unless 0 <= p <= 1. Holtzman et al. 2020, arXiv:1904.09751, section 3.1.
 
     >>> how = torch.tensor([.31, .29, .18, .12, .10]).log()  # "How …": .31 and .29 are the lecture's
     >>> top_p(how, .88).isfinite().sum().item()
@@ -62,14 +67,18 @@ def top_p(logits: Tensor, p: float) -> Tensor:
     >>> top_p(torch.tensor([.89, .05, .03, .02, .01]).log(), .88).isfinite().sum().item()  # "Thanks a lot"
     1
     """
-    check(logits)
-    expect(0 <= p <= 1, "top_p", p, "a probability, 0 <= p <= 1")
     if p == 1:
         return logits
-    ranked = _ranked(logits)  # (..., V)
-    mass = ranked.double().softmax(-1).cumsum(-1)  # (..., V): of each token and all that are more probable
-    rank = torch.searchsorted(mass, torch.full_like(mass[..., :1], p - ROUNDING))  # (..., 1): where it reaches p
-    return _keep(logits, ranked.gather(-1, rank), rank + 1)  # top-k, with a k of each row's own
+
+    # sort, and add up the probabilities
+    ranked, order = logits.sort(dim=-1, descending=True, stable=True)  # (..., V) each
+    mass = ranked.double().softmax(-1).cumsum(-1)  # (..., V): of each token and all more probable ones
+
+    # cut: a token is out if the tokens before it already reach p
+    reached = mass >= p - ROUNDING  # (..., V)
+    out = torch.zeros_like(reached)
+    out[..., 1:] = reached[..., :-1]
+    return torch.empty_like(logits).scatter(-1, order, ranked.masked_fill(out, OUT))  # in the vocabulary's order
 
 
 def min_p(logits: Tensor, p: float) -> Tensor:
@@ -81,116 +90,61 @@ def min_p(logits: Tensor, p: float) -> Tensor:
     >>> min_p(torch.tensor([.6, .3, .1]).log(), .5).softmax(-1)
     tensor([0.6667, 0.3333, 0.0000])
     """
-    largest = check(logits).double()  # (..., 1)
-    expect(0 <= p <= 1, "min_p", p, "a probability, 0 <= p <= 1")
     if p == 0:
         return logits
+    relative = logits.double() - logits.double().amax(-1, keepdim=True)  # log(probability / largest probability)
     lowest = math.log(p) - ROUNDING if p < 1 else 0.0
-    return logits.masked_fill(logits.double() - largest < lowest, OUT)
+    return logits.masked_fill(relative < lowest, OUT)
 
 
-def repetition_penalty(logits: Tensor, histories: Sequence, penalty: float) -> Tensor:
-    """Make tokens that were seen before less likely: divide a positive logit by the penalty, multiply a negative one.
+def apply_filters(logits: Tensor, histories: Sequence, settings) -> Tensor:
+    """What all filters that are switched on leave of the logits; arguments as in `filter_steps`."""
+    steps = list(filter_steps(logits, histories, settings))
+    _, filtered = steps[-1]
+    return filtered
 
-    logits: (..., V); histories: the ids so far, prompt included, one list a row (for logits (V,) the list itself).
-    Returns (..., V). ValueError unless penalty >= 1. Keskar et al. 2019, arXiv:1909.05858, section 4.1.
 
-    >>> repetition_penalty(torch.tensor([2., -1., 3.]), [0, 1, 1], 2.)
-    tensor([ 1., -2.,  3.])
+def filter_steps(logits: Tensor, histories: Sequence, settings) -> Iterator[tuple[str, Tensor]]:
+    """Apply the filters that are switched on, in this order: yield ("model", logits), then each name and what is left.
+
+    logits: (..., V); histories: the ids so far, one list per row (for logits (V,) the list itself); settings: a
+    Settings. A row that the first two leave without a token stays -inf to the end.
+
+    >>> from decoding import Settings
+    >>> settings = Settings(max_new_tokens=1, banned_ids=[0], top_k=1)
+    >>> steps = filter_steps(torch.tensor([.5, .25, .25]).log(), [0], settings)
+    >>> [(name, left.softmax(-1).tolist()) for name, left in steps]
+    [('model', [0.5, 0.25, 0.25]), ('banned_ids', [0.0, 0.5, 0.5]), ('top_k', [0.0, 1.0, 0.0])]
     """
-    check(logits)
-    expect(1 <= penalty < math.inf, "repetition_penalty", penalty, "a number >= 1")
-    wide = _wide(logits)
-    penalty = min(penalty, torch.finfo(wide.dtype).max)  # 0 * inf is NaN
-    seen = torch.zeros(logits.shape, dtype=torch.bool, device=logits.device)  # (..., V)
-    for row, ids in zip(seen.view(-1, seen.shape[-1]), _one_per_row(logits, histories), strict=True):
-        row[ids] = True
-    penalised = torch.where(wide > 0, wide / penalty, wide * penalty)
-    return torch.where(seen, _narrow(penalised, logits), logits)
+    yield "model", logits
+    if settings.banned_ids:
+        logits = ban(logits, settings.banned_ids)
+        yield "banned_ids", logits
+    if settings.no_repeat_ngram is not None:
+        logits = no_repeat_ngram(logits, histories, settings.no_repeat_ngram)
+        yield "no_repeat_ngram", logits
+    if settings.repetition_penalty != 1:
+        logits = repetition_penalty(logits, histories, settings.repetition_penalty)
+        yield "repetition_penalty", logits
+    if settings.temperature != 1:
+        logits = temperature(logits, settings.temperature)
+        yield "temperature", logits
+    if settings.top_k is not None:
+        logits = top_k(logits, settings.top_k)
+        yield "top_k", logits
+    if settings.min_p is not None:
+        logits = min_p(logits, settings.min_p)
+        yield "min_p", logits
+    if settings.top_p is not None:
+        logits = top_p(logits, settings.top_p)
+        yield "top_p", logits
 
 
-def no_repeat_ngram(logits: Tensor, histories: Sequence, n: int) -> Tensor:
-    """Forbid every token that would complete an n-gram for the second time; a row may be left with no token at all.
-
-    logits: (..., V); histories: the ids so far, prompt included, one list a row (for logits (V,) the list itself).
-    Returns (..., V). ValueError unless n >= 1. Paulus et al. 2017, arXiv:1705.04304, section 2.5.
-
-    >>> no_repeat_ngram(torch.zeros(4), [1, 2, 3, 1], n=2)  # after the second 1, another 2 would repeat (1, 2)
-    tensor([0., 0., -inf, 0.])
-    """
-    check(logits)
-    expect(isinstance(n, int) and n >= 1, "no_repeat_ngram", n, "a whole number >= 1")
-    logits = logits.clone(memory_format=torch.contiguous_format)
-    for row, ids in zip(logits.view(-1, logits.shape[-1]), _one_per_row(logits, histories), strict=True):
-        start = len(ids) - (n - 1)  # where the n-gram that the next token completes begins
-        row[[ids[i + n - 1] for i in range(start) if ids[i : i + n - 1] == ids[start:]]] = OUT
-    return logits
-
-
-def ban(logits: Tensor, ids: Sequence[int]) -> Tensor:
-    """Forbid the given ids; a row may be left with no token at all.
-
-    logits: (..., V). Returns (..., V). ValueError if an id is not in the vocabulary.
-
-    >>> ban(torch.zeros(3), [1])
-    tensor([0., -inf, 0.])
-    """
-    check(logits)
-    ids, V = list(ids), logits.shape[-1]
-    expect(all(0 <= id < V for id in ids), "banned_ids", ids, f"ids from 0 to {V - 1}")
-    return logits.index_fill(-1, torch.tensor(ids, dtype=torch.long, device=logits.device), OUT)
-
-
-def check(logits: Tensor, names: Sequence | None = None) -> Tensor:
-    """The largest logit of each row, (..., 1); ValueError if a row is no distribution. names: the rows' own, if any."""
-    expect(logits.is_floating_point(), "dtype of the logits", logits.dtype, "a floating-point one")
-    largest = logits.amax(-1, keepdim=True)  # (..., 1): NaN wins every comparison, then +inf
-    if not math.isfinite(largest.sum()):  # one number is quickly looked at; but the sum of finite ones may overflow
-        for row, value in enumerate(largest.flatten().tolist()):
-            name = f"largest logit of row {names[row] if names else row}"
-            expect(math.isfinite(value), name, value, "finite logits, or -inf for some, not all")
-    return largest
-
-
-def expect(right: bool, name: str, value, expected: str) -> None:
-    """ValueError that names a bad value and what would be right."""
-    if not right:
-        raise ValueError(f"{name} is {value!r}; expected {expected}")
-
-
-def _ranked(logits: Tensor) -> Tensor:
-    """Each row from its largest logit to its smallest: on a CPU, NumPy sorts several times as quickly as PyTorch."""
-    if logits.device.type != "cpu":
-        return logits.sort(descending=True).values
-    turned = -_wide(logits).detach()  # NumPy sorts upwards, and in place
-    turned.numpy().sort()
-    return -turned
-
-
-def _keep(logits: Tensor, worst: Tensor, k: int | Tensor) -> Tensor:
-    """The k best of each row, given the k-th best logit; of those equal to it, the lowest ids."""
-    out = logits < worst  # (..., V)
-    extra = (~out).sum(-1, keepdim=True) - k  # (..., 1): so many too many, since they equal the k-th
-    if (extra > 0).any():  # subtle: which of equals torch.topk itself takes isn't defined
-        equal = logits == worst
-        out |= equal & (equal.sum(-1, keepdim=True) - equal.cumsum(-1) < extra)
-    return logits.masked_fill(out, OUT)
-
-
-def _wide(logits: Tensor) -> Tensor:
-    return logits if logits.dtype == torch.float64 else logits.float()
-
-
-def _narrow(changed: Tensor, logits: Tensor) -> Tensor:
-    """Changed logits in the dtype of the original: what was finite stays finite, what was -inf stays -inf."""
-    bounds = torch.finfo(logits.dtype)
-    return changed.clamp(bounds.min, bounds.max).to(logits.dtype).masked_fill(logits == OUT, OUT)
-
-
-def _one_per_row(logits: Tensor, histories: Sequence) -> list[list[int]]:
-    histories = [list(ids) for ids in ([histories] if logits.dim() == 1 else histories)]
-    rows, V = logits[..., 0].numel(), logits.shape[-1]
-    expect(len(histories) == rows, "number of histories", len(histories), f"{rows}, one for each row of logits")
-    for ids in histories:
-        expect(all(0 <= id < V for id in ids), "history", ids, f"ids from 0 to {V - 1}")
-    return histories
+def check_logits(logits: Tensor, rows: Sequence[int] | None = None) -> None:
+    """ValueError if a row of (..., V) logits is no distribution: NaN, +inf, or only -inf. rows: their own numbers."""
+    largest = logits.amax(-1)  # (...): NaN wins every comparison, then +inf
+    if math.isfinite(largest.sum()):  # a single number to look at; only a sum of finite ones that overflows goes on
+        return
+    for row, value in zip(rows or range(largest.numel()), largest.flatten().tolist()):
+        if not math.isfinite(value):
+            raise ValueError(f"largest logit of row {row} is {value!r}; expected finite logits, or -inf for some")

@@ -55,11 +55,12 @@ TOPICS = {
         "P3", "minigpt/numpy_gpt.py", "attention_backward", "from dy back to dx and the two weights' gradients",
         "tests/test_numpy_gpt.py -k 'attentions_backward or blocks_backward or models_backward'"),
     "stop": Exercise(
-        "G2", "decoding/generate.py", "why_full", '"length", "context", or None while there is room',
+        "G2", "decoding/generate.py", "why_stop", '"blocked", "eos", "length", "context", or None to go on',
         "tests/test_decoding_slides.py -k whichever_is_first"),
     "choice": Exercise(
-        "G4", "decoding/generate.py", "generate_steps", "ids (B,): the argmax at temperature 0, else drawn",
-        "tests/test_decoding_slides.py -k 'for_loop or greedy_takes or multinomial'", only="if temperature == 0:"),
+        "G4", "decoding/generate.py", "generate_steps", "id: the argmax at temperature 0, else drawn",
+        "tests/test_decoding_slides.py -k 'for_loop or greedy_takes or multinomial'",
+        only="if settings.temperature == 0:"),
     "beam": Exercise(
         "G5", "decoding/beam.py", "beam_steps", "go down the ranking: what is kept, what is pruned, what has finished?",
         "tests/test_decoding_slides.py tests/test_decoding_beam.py -k 'beam_slide or plain_one or width_one'",
@@ -152,7 +153,7 @@ def make(topic: str, directory: Path, overwrite: bool = False) -> Path:
 
 
 def grade(topic: str) -> str:
-    return f"(cd exercises/{topic} && ../../.venv/bin/python -m pytest -x {TOPICS[topic].tests})"
+    return f"(cd exercises/{topic} && MINIGPT_PLAIN=1 ../../.venv/bin/python -m pytest -x {TOPICS[topic].tests})"
 
 
 def main() -> None:

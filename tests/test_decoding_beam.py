@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from strategies import OUT, more, quick, random_trees
 from trees import HistoryModel, RandomTree, Tree
 
-from decoding import beam_search, beam_steps, generate
+from decoding import Settings, beam_search, beam_steps, generate
+
+pytestmark = pytest.mark.usefixtures("edition")
 
 
 def plain_beam(model, prompt, *, width, max_new_tokens, eos_id=None, length_penalty=0.0, no_repeat_ngram=None):
@@ -47,6 +49,10 @@ def plain_beam(model, prompt, *, width, max_new_tokens, eos_id=None, length_pena
                 end(ids, logprob, "length" if room == max_new_tokens else "context")
     finished.sort(key=lambda each: -each[0])
     return finished[:width]
+
+
+def steps(model, prompt, *, width, length_penalty=0.0, **settings):
+    return beam_steps(model, prompt, Settings(**settings), width, length_penalty)
 
 
 @st.composite
@@ -107,7 +113,7 @@ def test_the_steps_of_the_picture(run):
     """Each turn: kept paths best first, then pruned ones, none better than the worst kept; children of kept parents."""
     model, prompt, settings = run
     parents, ended = {()}, []
-    for turn, step in enumerate(beam_steps(model, prompt, **settings), start=1):
+    for turn, step in enumerate(steps(model, prompt, **settings), start=1):
         assert len(step.kept) <= settings["width"] and len(step.pruned) <= 2 * settings["width"] * 3
         for paths in (step.kept, step.pruned):
             assert [path.logprob for path in paths] == sorted((path.logprob for path in paths), reverse=True)
@@ -163,7 +169,7 @@ def test_beam_search_is_deterministic_and_reads_each_path_once(run):
     model, prompt, settings = run
     found = beam_search(model, prompt, **settings)
     model.rows_read.clear()
-    kept = [len(step.kept) for step in beam_steps(model, prompt, **settings)]
+    kept = [len(step.kept) for step in steps(model, prompt, **settings)]
     assert model.rows_read == [1, *kept[:-1]]
     assert beam_search(model, prompt, **settings) == found
 
@@ -226,11 +232,11 @@ def test_a_negative_penalty_does_not_stop_it_too_early():
 def test_an_ended_path_takes_no_place_from_the_live_ones():
     """The end token ranks first; two live paths are kept all the same. Ranked third, an end token isn't taken."""
     tree = Tree({"a": {".": 0.4, "b": 0.3, "c": 0.2, "d": 0.1}})
-    first = next(beam_steps(tree, tree.ids("a"), width=2, max_new_tokens=3, eos_id=0))
+    first = next(steps(tree, tree.ids("a"), width=2, max_new_tokens=3, eos_id=0))
     assert [tree.text(path.ids) for path in first.kept] == ["b", "c"]
     assert [tree.text(one.ids) for one in first.finished] == ["."]
     tree = Tree({"a": {".": 0.2, "b": 0.3, "c": 0.4, "d": 0.1}})
-    first = next(beam_steps(tree, tree.ids("a"), width=2, max_new_tokens=3, eos_id=0))
+    first = next(steps(tree, tree.ids("a"), width=2, max_new_tokens=3, eos_id=0))
     assert [tree.text(path.ids) for path in first.kept] == ["c", "b"]
     assert first.finished == [] and tree.text(first.pruned[0].ids) == "."
 
@@ -238,7 +244,7 @@ def test_an_ended_path_takes_no_place_from_the_live_ones():
 def test_equals_are_ranked_by_path_then_by_id():
     """torch.topk doesn't promise which of equal candidates it takes."""
     model = RandomTree(V=50, seed=0, scale=0.0)
-    first, second = beam_steps(model, [0], width=7, max_new_tokens=2)
+    first, second = steps(model, [0], width=7, max_new_tokens=2)
     assert [path.ids for path in first.kept] == [(id,) for id in range(7)]
     assert [path.ids for path in second.kept] == [(0, id) for id in range(7)]
 

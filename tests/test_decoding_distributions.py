@@ -11,9 +11,17 @@ import torch
 from trees import Bigram
 
 from decoding import draw, generate, min_p, repetition_penalty, temperature, top_k, top_p
+from plain_or_fast import Switch
 
+pytestmark = pytest.mark.usefixtures("edition")
 ALPHA = 1e-4
 DRAWS = 10_000
+
+
+@pytest.fixture
+def draws(edition) -> int:
+    """How many prompts: the plain edition continues them one after the other."""
+    return DRAWS if Switch.fast else DRAWS // 10
 
 
 def chi_square_p(counts: torch.Tensor, expected: torch.Tensor) -> float:
@@ -55,37 +63,37 @@ SAMPLERS = {
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_first_tokens(name):
+def test_first_tokens(name, draws):
     """Many rows of one batch, each with its own generator: seeds next to each other give independent draws."""
     settings, apply = SAMPLERS[name]
-    drawn = generate(Bigram(TABLE), [[3]] * DRAWS, max_new_tokens=1, seed=0, **settings)
+    drawn = generate(Bigram(TABLE), [[3]] * draws, max_new_tokens=1, seed=0, **settings)
     counts = torch.bincount(torch.tensor([one.ids[0] for one in drawn]), minlength=12)
-    assert chi_square_p(counts, DRAWS * apply(TABLE[3]).softmax(-1)) > ALPHA
+    assert chi_square_p(counts, draws * apply(TABLE[3]).softmax(-1)) > ALPHA
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_two_step_sequences(name):
+def test_two_step_sequences(name, draws):
     """Pairs come up as often as the product of their steps says: the second draw doesn't hang on the first."""
     settings, apply = SAMPLERS[name]
-    drawn = generate(Bigram(TABLE), [[3]] * DRAWS, max_new_tokens=2, seed=1, **settings)
+    drawn = generate(Bigram(TABLE), [[3]] * draws, max_new_tokens=2, seed=1, **settings)
     pairs = torch.tensor([12 * one.ids[0] + one.ids[1] for one in drawn])
     first, second = apply(TABLE[3]).softmax(-1), apply(TABLE).softmax(-1)
-    assert chi_square_p(torch.bincount(pairs, minlength=144), DRAWS * (first[:, None] * second).flatten()) > ALPHA
+    assert chi_square_p(torch.bincount(pairs, minlength=144), draws * (first[:, None] * second).flatten()) > ALPHA
 
 
-def test_one_long_row():
+def test_one_long_row(draws):
     """One generator drawn from again and again, instead of many drawn from once."""
     flat = Bigram(TABLE[3].expand(12, 12))
-    [one] = generate(flat, [[3]], max_new_tokens=5000, top_p=0.95, seed=0)
-    expected = 5000 * top_p(TABLE[3], 0.95).softmax(-1)
+    [one] = generate(flat, [[3]], max_new_tokens=draws // 2, top_p=0.95, seed=0)
+    expected = draws // 2 * top_p(TABLE[3], 0.95).softmax(-1)
     assert chi_square_p(torch.bincount(torch.tensor(one.ids), minlength=12), expected) > ALPHA
 
 
-def test_the_penalty_shifts_the_distribution():
+def test_the_penalty_shifts_the_distribution(draws):
     settings = {"repetition_penalty": 3.0, "max_new_tokens": 1, "seed": 2}
-    drawn = generate(Bigram(TABLE), [[1, 2, 3]] * DRAWS, **settings)
+    drawn = generate(Bigram(TABLE), [[1, 2, 3]] * draws, **settings)
     counts = torch.bincount(torch.tensor([one.ids[0] for one in drawn]), minlength=12)
-    expected = DRAWS * repetition_penalty(TABLE[3], [1, 2, 3], 3.0).softmax(-1)
+    expected = draws * repetition_penalty(TABLE[3], [1, 2, 3], 3.0).softmax(-1)
     assert chi_square_p(counts, expected) > ALPHA
 
 

@@ -6,9 +6,10 @@ from conftest import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import few
-from torch import Tensor
 
-from decoding import beam_search, generate, stream
+from decoding import beam_search, generate, stream, uncached
+
+pytestmark = pytest.mark.usefixtures("edition")
 
 PROMPTS = [[1, 2, 3], [4], [5, 6, 7, 8, 9, 10], [28, 0], [4]]
 ARCHITECTURES = {
@@ -16,22 +17,6 @@ ARCHITECTURES = {
     "grouped": {"n_kv_heads": 2},
     "gpt2": {"norm": "layernorm", "position": "learned", "mlp": "gelu", "bias": True},
 }
-
-
-class Uncached:
-    """The same model without its cache: every step reads the whole text again, each row alone."""
-
-    def __init__(self, model):
-        self.model, self.context_length = model, model.context_length
-
-    def prefill(self, prompts: list[list[int]]) -> tuple[Tensor, list[list[int]]]:
-        return torch.cat([self.model(torch.tensor([ids]))[:, -1] for ids in prompts]), prompts
-
-    def step(self, texts: list[list[int]], ids: Tensor) -> tuple[Tensor, list[list[int]]]:
-        return self.prefill([[*text, id] for text, id in zip(texts, ids.tolist(), strict=True)])
-
-    def reorder(self, texts: list[list[int]], rows: Tensor) -> list[list[int]]:
-        return [texts[row] for row in rows.tolist()]
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
@@ -60,12 +45,12 @@ def test_cached_equals_uncached_and_a_batch_equals_its_rows(model, prompts, sett
     """In float64, text for text. (Bugs of others: padding that shifts positions, attention that sees the padding,
     a cache with a wrong row order after a row has ended.)"""
     cached = generate(model, prompts, **settings)
-    uncached = generate(Uncached(model), prompts, **settings)
+    anew = generate(uncached(model), prompts, **settings)
     alone = [
         generate(model, [prompt], **settings | {"seed": settings["seed"] + row})[0]
         for row, prompt in enumerate(prompts)
     ]
-    for others in (uncached, alone):
+    for others in (anew, alone):
         assert [(one.ids, one.stop) for one in cached] == [(one.ids, one.stop) for one in others]
         assert [one.logprob for one in cached] == pytest.approx([one.logprob for one in others], rel=1e-9)
     assert generate(model, prompts, **settings) == cached  # nothing is left over from the first run
@@ -78,14 +63,14 @@ def test_cached_equals_uncached_and_a_batch_equals_its_rows(model, prompts, sett
 def test_cached_beam_equals_uncached_beam(model, prompt, width, length, eos):
     """(A bug of others: a cache that isn't reordered with the paths.)"""
     settings = {"width": width, "max_new_tokens": length, "eos_id": [0, 3, 7] if eos else None, "length_penalty": 0.7}
-    cached, uncached = (beam_search(each, prompt, **settings) for each in (model, Uncached(model)))
-    assert [(one.ids, one.stop) for one in cached] == [(one.ids, one.stop) for one in uncached]
-    assert [one.score for one in cached] == pytest.approx([one.score for one in uncached], rel=1e-9)
+    cached, anew = (beam_search(each, prompt, **settings) for each in (model, uncached(model)))
+    assert [(one.ids, one.stop) for one in cached] == [(one.ids, one.stop) for one in anew]
+    assert [one.score for one in cached] == pytest.approx([one.score for one in anew], rel=1e-9)
 
 
 def test_the_window_is_used_to_its_end(model):
     """The last token that fits is generated, cached or not; one more would be an error of the model."""
-    for each in (model, Uncached(model)):
+    for each in (model, uncached(model)):
         found = generate(each, PROMPTS, max_new_tokens=99, seed=0)
         assert [len(one.ids) + len(prompt) for one, prompt in zip(found, PROMPTS, strict=True)] == [16] * 5
         assert {one.stop for one in found} == {"context"}

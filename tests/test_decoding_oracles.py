@@ -5,13 +5,24 @@ Where the two differ on purpose (order of the filters, equals, rounding at the e
 
 import pytest
 import torch
-from hf_adapter import HuggingFace, random_llama
+from hf_adapter import random_llama
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import logits, quick
 from transformers.generation import logits_process as theirs
 
-from decoding import ban, beam_search, generate, min_p, no_repeat_ngram, repetition_penalty, temperature, top_k, top_p
+from decoding import (
+    ban,
+    beam_search,
+    generate,
+    min_p,
+    no_repeat_ngram,
+    repetition_penalty,
+    temperature,
+    top_k,
+    top_p,
+    uncached,
+)
 
 SPREAD = logits(kinds=["text"], dtypes=[torch.float64, torch.float32], rows=[(1,), (3,)], most=1000)
 
@@ -114,7 +125,7 @@ def their_texts(llama, prompt: list[int], **settings) -> list[list[int]]:
 )
 @pytest.mark.claim("G11")
 def test_greedy_token_for_token(llama, settings):
-    ours = generate(HuggingFace(llama), PROMPTS, max_new_tokens=16, temperature=0, **settings)
+    ours = generate(uncached(llama), PROMPTS, max_new_tokens=16, temperature=0, **settings)
     assert [one.ids for one in ours] == [
         their_texts(llama, prompt, max_new_tokens=16, **settings)[0] for prompt in PROMPTS
     ]
@@ -136,7 +147,7 @@ def test_greedy_token_for_token(llama, settings):
 def test_beam_search_token_for_token(llama, settings, width):
     """All of the list, in order. Their early stop is a heuristic unless it is told "never"."""
     for prompt in PROMPTS:
-        ours = beam_search(HuggingFace(llama), prompt, width=width, max_new_tokens=8, **settings)
+        ours = beam_search(uncached(llama), prompt, width=width, max_new_tokens=8, **settings)
         reference = {"length_penalty": 0.0} | settings
         assert [one.ids for one in ours] == their_texts(
             llama, prompt, max_new_tokens=8, num_beams=width, num_return_sequences=width, early_stopping="never",
@@ -152,5 +163,5 @@ def test_beam_scores(llama):
             eos_token_id=6, pad_token_id=0, early_stopping="never", length_penalty=penalty, output_scores=True,
             return_dict_in_generate=True,
         )  # fmt: skip
-        ours = beam_search(HuggingFace(llama), PROMPTS[0], width=3, max_new_tokens=6, eos_id=6, length_penalty=penalty)
+        ours = beam_search(uncached(llama), PROMPTS[0], width=3, max_new_tokens=6, eos_id=6, length_penalty=penalty)
         assert [one.score for one in ours] == pytest.approx(out.sequences_scores.tolist(), rel=1e-5)

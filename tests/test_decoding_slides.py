@@ -7,7 +7,20 @@ import pytest
 import torch
 from trees import Tree
 
-from decoding import beam_search, beam_steps, generate, generate_steps, min_p, stream, temperature, top_k, top_p
+from decoding import (
+    Settings,
+    beam_search,
+    beam_steps,
+    generate,
+    generate_steps,
+    min_p,
+    stream,
+    temperature,
+    top_k,
+    top_p,
+)
+
+pytestmark = pytest.mark.usefixtures("edition")
 
 BEAM_SLIDE = Tree(
     {
@@ -116,7 +129,7 @@ def test_beam_can_end_below_greedy():
 def test_the_beam_slide():
     """k = 3: the three survivors, their products, and what is pruned on the way."""
     tree = BEAM_SLIDE
-    first, second = beam_steps(tree, tree.ids("how"), width=3, max_new_tokens=2)
+    first, second = beam_steps(tree, tree.ids("how"), Settings(max_new_tokens=2), width=3)
     assert [tree.text(path.ids) for path in first.kept] == ["are", "do", "come"]
     assert [math.exp(path.logprob) for path in first.kept] == pytest.approx([0.31, 0.26, 0.24])
     assert [tree.text(path.ids) for path in first.pruned] == ["is"] and first.finished == []
@@ -190,12 +203,12 @@ def test_top_p_of_a_tenth_is_greedy_when_the_first_token_has_more():
 def test_each_step_shows_what_the_picture_draws():
     """The steps beneath generate carry the distribution before and after the filters, and the choice."""
     tree = BEAM_SLIDE
-    first, second = generate_steps(tree, [tree.ids("how")], max_new_tokens=2, top_p=0.5, temperature=1.0, seed=1)
-    assert first.rows == [0] and first.stops == [None] and second.stops == ["length"]
-    assert first.logits.softmax(-1)[0, tree.words.index("are")].item() == pytest.approx(0.31)
-    kept = [tree.words[i] for i in first.filtered[0].isfinite().nonzero().flatten().tolist()]
-    assert sorted(kept) == ["are", "do"] and tree.words[first.ids[0]] in kept
-    assert first.logprobs[0] == pytest.approx(math.log({"are": 0.31, "do": 0.26}[tree.words[first.ids[0]]]))
+    first, second = generate_steps(tree, tree.ids("how"), Settings(max_new_tokens=2, top_p=0.5), seed=1)
+    assert first.stop is None and second.stop == "length"
+    assert first.logits.softmax(-1)[tree.words.index("are")].item() == pytest.approx(0.31)
+    kept = [tree.words[i] for i in first.filtered.isfinite().nonzero().flatten().tolist()]
+    assert sorted(kept) == ["are", "do"] and tree.words[first.id] in kept
+    assert first.logprob == pytest.approx(math.log({"are": 0.31, "do": 0.26}[tree.words[first.id]]))
 
 
 def test_min_p_follows_the_shape_too():

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from decoding import Generation, beam_search, beam_steps, filter_steps, generate, generate_steps, top_p
+from decoding import Generation, Settings, beam_search, beam_steps, filter_steps, generate, generate_steps, top_p
 from scripts.support.measuring.answers import as_text
 from scripts.support.measuring.distribution import entropy, kept
 from scripts.support.measuring.repetition import distinct2, repetition
@@ -99,7 +99,7 @@ def compare(model, tok, ids: list[int], strategy: str, seed: int, runs: int, new
 
 def filtered(logits: Tensor, ids: list[int], arguments: dict) -> Tensor:
     """What the filters leave of the logits (1, V) of the token after ids, in decoding's order."""
-    _, left = list(filter_steps(logits, [ids], **arguments))[-1]  # after the last filter
+    _, left = list(filter_steps(logits, [ids], Settings(max_new_tokens=1, **arguments)))[-1]  # after the last filter
     return left
 
 
@@ -146,8 +146,8 @@ def kept_after(model, tok, prompts: list[str]) -> list[dict]:
 
 def kept_by_step(model, ids: list[int], seed: int, new_tokens: int) -> list[dict]:
     """Along a text drawn with top-p: the number of tokens that top-p, and top-k, would keep at each step."""
-    steps = generate_steps(model, [ids], max_new_tokens=new_tokens, top_p=TOP_P, seed=seed)
-    return [{"top_p": kept(top_p(step.logits[0], TOP_P)), "top_k": TOP_K} for step in steps]
+    steps = generate_steps(model, ids, Settings(max_new_tokens=new_tokens, top_p=TOP_P), seed)
+    return [{"top_p": kept(top_p(step.logits, TOP_P)), "top_k": TOP_K} for step in steps]
 
 
 def beam_tree(model, tok, ids: list[int], steps: int = 4, width: int = 3, pruned: int = 3) -> list[dict]:
@@ -162,7 +162,7 @@ def beam_tree(model, tok, ids: list[int], steps: int = 4, width: int = 3, pruned
             "probability": math.exp(path.logprob),
         }
 
-    for step in beam_steps(model, ids, width=width, max_new_tokens=steps):
+    for step in beam_steps(model, ids, Settings(max_new_tokens=steps), width):
         tree.append({
             "kept": [describe(path) for path in step.kept],
             "pruned": [describe(path) for path in step.pruned[:pruned]],
