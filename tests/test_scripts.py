@@ -182,12 +182,14 @@ def test_every_statement_has_code_that_is_there_a_test_and_a_way_to_read_its_fig
         ({"code": "minigpt/loop.py: train, trane"}, "code (minigpt/loop.py: train, trane is not there)"),
         ({"code": "minigpt/lop.py: train"}, "code (minigpt/lop.py: train is not there)"),
         ({"figure": None}, "a figure"),
+        ({"by": "minigpt/loop.py: assess"}, "a measurement (minigpt/loop.py: assess is not there)"),
+        ({"measured": ""}, "a description of its figure"),
     ],
 )
 def test_a_statement_without_code_test_or_figure_fails(monkeypatch, capsys, tmp_path, change, lacks):
     monkeypatch.chdir(tmp_path)  # no demo here
     assert call(monkeypatch, claims) == 0
-    assert "figure  run make demo" in capsys.readouterr().out
+    assert "figure    run make demo" in capsys.readouterr().out
     monkeypatch.setitem(claims.CLAIMS, "P3", claims.CLAIMS["P3"]._replace(**change))
     assert call(monkeypatch, claims) == 1
     assert f"P3 lacks {lacks}" in capsys.readouterr().out.splitlines()

@@ -1,4 +1,4 @@
-"""The lecture's statements, each with the code and the tests that show it and the figure that the demo measured.
+"""The lecture's statements: the code and the tests that show each, the demo's figure, what it is and what measured it.
 
 python -m scripts.lab.claims
 """
@@ -20,80 +20,201 @@ RESULTS = Path("runs/demo/results.json")
 
 
 class Claim(NamedTuple):
-    """A statement in our words, where the code is, and how to read its figure off the demo's results."""
+    """A statement in our words, where the code is that shows it, and how it is measured."""
 
     statement: str
-    code: str
-    figure: Callable[[dict], str] | None = None
-
-
-def _strategy(results: dict, name: str) -> dict:
-    return next(row for row in results["decoding"] if row["strategy"] == name)
+    code: str  # "file: name, name; file: name"
+    measured: str = ""  # what the figure is
+    by: str = ""  # the function that measures it, in the form of `code`
+    figure: str | Callable[[dict], str] | None = None  # how to read it off the demo's results: a format, or a function
 
 
 def _years(results: dict) -> str:
-    speed = 6 * results["base"]["parameters"] * results["base"]["tokens_per_second"]  # FLOPs a second, as in sizes.py
+    speed = 6 * results["base"]["parameters"] * results["base"]["tokens_per_second"]  # FLOPs per second, as in sizes.py
     years = 6 * sizes.PUBLISHED["Llama 3 405B"] * sizes.TRAINING_TOKENS / speed / 3.156e7
     return f"{speed / 1e9:,.0f} GFLOP/s here: Llama 3 405B in {years / 1e6:,.0f} million years"
 
 
-def _tasks(results: dict) -> str:
-    kept = {row["task"]: row["kept"] for row in results["tasks"]}
-    return f"tokens kept: code {kept['code-generation']}, creative writing {kept['creative-writing']}"
+def _sizes_compared(results: dict) -> str:
+    base, smaller = results["base"], results["smaller"]
+    losses = f"loss {smaller['val_loss']:.3f} to {base['val_loss']:.3f}"
+    facts = f"facts {smaller['cloze']:.0%} to {results['answers']['base_cloze']:.0%}"
+    return f"{losses}, {facts}, at {base['parameters'] / smaller['parameters']:.0f} times the size"
 
 
-def _repeats(name: str) -> Callable[[dict], str]:
-    return lambda r: f"{_strategy(r, name)['repetition']:.2f} of 4-grams repeated"
+def _tokens_per_second(results: dict) -> str:
+    greedy = next(row for row in results["decoding"] if row["strategy"] == "greedy")
+    return f"{1000 / greedy['ms_per_token']:,.0f} tokens per second"
 
 
+def _different(results: dict) -> str:
+    rows = results["decoding"]
+    return f"{sum(row['second_run_differs'] for row in rows)} of {len(rows)} differ in a second run"
+
+
+MEASURING = "scripts/support/measuring"
+REPEATED = {
+    "measured": "share of 4-grams that came before in the same text",
+    "by": f"{MEASURING}/repetition.py: repetition",
+}
 CLAIMS = {
-    "P1": Claim("Text becomes a sequence of token ids", "minigpt/tokenizer.py: learn_merges, Tokenizer.encode_by_hand",
-                lambda r: f"{r['base']['vocab_size']} tokens learnt"),
-    "P2": Claim("A decoder-only transformer gives a probability to every next token", "minigpt/model.py: GPT",
-                lambda r: f"{r['base']['parameters']:,} parameters"),
-    "P3": Claim("Cross-entropy, an optimizer, a loop: the base model", "minigpt/loop.py: train",
-                lambda r: f"loss {r['base']['first_loss']:.2f} to {r['base']['val_loss']:.3f}"),
-    "P4": Claim("At scale the hard part is engineering", "scripts/sizes.py: training; minigpt/loop.py: train",
-                _years),
-    "P5": Claim("A base model has picked up knowledge", "scripts/support/measuring/answers.py: cloze",
-                lambda r: f"{r['answers']['base_cloze']:.1%} of held-out facts"),
-    "P6": Claim("A larger base model continues more sensibly", "scripts/experiments.py: EXPERIMENTS",
-                lambda r: f"loss {r['smaller']['val_loss']:.3f} to {r['base']['val_loss']:.3f}, facts "
-                          f"{r['smaller']['cloze']:.0%} to {r['answers']['base_cloze']:.0%}, at "
-                          f"{r['base']['parameters'] / r['smaller']['parameters']:.0f} times the size"),
-    "G1": Claim("Generation is a for-loop", "decoding/generate.py: generate_steps",
-                lambda r: f"{1000 / _strategy(r, 'greedy')['ms_per_token']:,.0f} turns a second"),
-    "G2": Claim("It ends at an end token or the maximum length", "decoding/generate.py: why_stop",
-                lambda r: f"{r['answers']['sft_ended']:.1%} of answers end by it, the rest at 16 tokens"),
-    "G3": Claim("Deterministic and stochastic algorithms", "decoding/generate.py: generate_steps, draw",
-                lambda r: f"{sum(row['second_run_differs'] for row in r['decoding'])} of 7 differ in a second run"),
-    "G4": Claim("Greedy takes the most probable token, and loops", "decoding/generate.py: generate_steps",
-                _repeats("greedy")),
-    "G5": Claim("Beam search keeps the k best paths", "decoding/beam.py: beam_search", _repeats("beam")),
-    "G6": Claim("Multinomial sampling draws from all tokens", "decoding/generate.py: draw", _repeats("multinomial")),
-    "G7": Claim("Top-k keeps the k most probable", "decoding/filters.py: top_k", _repeats("top_k")),
-    "G8": Claim("Top-p keeps the smallest set that reaches p", "decoding/filters.py: top_p", _repeats("top_p")),
-    "G9": Claim("Temperature sharpens or flattens", "decoding/filters.py: temperature", _repeats("temperature")),
-    "G10": Claim("The best settings depend on the task", "scripts/support/strategies.py: TASKS", _tasks),
-    "G11": Claim("In practice: ids in, generate, text out; top-p doesn't loop", "scripts/generate.py: main",
-                 lambda r: f"repeated: greedy {_strategy(r, 'greedy')['repetition']:.2f}, "
-                           f"top-p {_strategy(r, 'top_p')['repetition']:.2f}"),
+    "P1": Claim(
+        "Text becomes a sequence of token ids",
+        "minigpt/tokenizer.py: Tokenizer.train, Tokenizer.encode",
+        "size of the vocabulary",
+        "minigpt/tokenizer.py: learn_merges",
+        "{base[vocab_size]} tokens learnt",
+    ),
+    "P2": Claim(
+        "A decoder-only transformer gives a probability to every next token",
+        "minigpt/model.py: GPT, Block, Attention, MLP",
+        "numbers that the model learns",
+        "scripts/pretrain.py: pretrain",
+        "{base[parameters]:,} parameters",
+    ),
+    "P3": Claim(
+        "Cross-entropy, an optimizer, a loop: the base model",
+        "minigpt/loop.py: train; minigpt/formulas.py: cross_entropy; minigpt/optim.py: AdamW",
+        "loss before the first step, and on validation text after the last, in nats per token",
+        "minigpt/loop.py: train, evaluate",
+        "loss {base[first_loss]:.2f} to {base[val_loss]:.3f}",
+    ),
+    "P4": Claim(
+        "At scale the hard part is engineering",
+        "scripts/sizes.py: training; minigpt/loop.py: train",
+        "speed of the demo's pretraining, and how long Llama 3 405B would take at it",
+        "scripts/lab/claims.py: _years",
+        _years,
+    ),
+    "P5": Claim(
+        "A base model has picked up knowledge",
+        f"minigpt/loop.py: train; {MEASURING}/answers.py: cloze",
+        "share of facts with which it completes a sentence",
+        f"{MEASURING}/answers.py: cloze",
+        "{answers[base_cloze]:.1%} of held-out facts",
+    ),
+    "P6": Claim(
+        "A larger base model continues more sensibly",
+        "scripts/support/demo_chapters.py: compare_with_smaller; scripts/experiments.py: EXPERIMENTS",
+        "validation loss and facts known, of a smaller model and of the base model",
+        "scripts/support/demo_chapters.py: compare_with_smaller",
+        _sizes_compared,
+    ),
+    "G1": Claim(
+        "Generation is a for-loop",
+        "decoding/generate.py: generate_steps",
+        "speed of greedy decoding, one prompt",
+        "scripts/support/comparison.py: compare",
+        _tokens_per_second,
+    ),
+    "G2": Claim(
+        "It ends at an end token or the maximum length",
+        "decoding/generate.py: why_stop",
+        "share of the fine-tuned model's answers that end with the end token",
+        f"{MEASURING}/answers.py: sft_answers",
+        "{answers[sft_ended]:.1%} of answers end by it, the rest at 16 tokens",
+    ),
+    "G3": Claim(
+        "Deterministic and stochastic algorithms",
+        "decoding/generate.py: generate_steps, draw; decoding/beam.py: beam_search",
+        "algorithms that give another text with another seed",
+        "scripts/support/comparison.py: compare",
+        _different,
+    ),
+    "G4": Claim(
+        "Greedy takes the most probable token, and loops",
+        "decoding/generate.py: generate_steps",
+        figure="{algorithm[greedy][repetition]:.2f} of 4-grams repeated",
+        **REPEATED,
+    ),
+    "G5": Claim(
+        "Beam search keeps the k best paths",
+        "decoding/beam.py: beam_search, beam_steps",
+        figure="{algorithm[beam][repetition]:.2f} of 4-grams repeated",
+        **REPEATED,
+    ),
+    "G6": Claim(
+        "Multinomial sampling draws from all tokens",
+        "decoding/generate.py: draw",
+        figure="{algorithm[multinomial][repetition]:.2f} of 4-grams repeated",
+        **REPEATED,
+    ),
+    "G7": Claim(
+        "Top-k keeps the k most probable",
+        "decoding/filters.py: top_k",
+        figure="{algorithm[top_k][repetition]:.2f} of 4-grams repeated",
+        **REPEATED,
+    ),
+    "G8": Claim(
+        "Top-p keeps the smallest set that reaches p",
+        "decoding/filters.py: top_p",
+        figure="{algorithm[top_p][repetition]:.2f} of 4-grams repeated",
+        **REPEATED,
+    ),
+    "G9": Claim(
+        "Temperature sharpens or flattens",
+        "decoding/filters.py: temperature",
+        figure="{algorithm[temperature][repetition]:.2f} of 4-grams repeated",
+        **REPEATED,
+    ),
+    "G10": Claim(
+        "The best settings depend on the task",
+        "scripts/support/strategies.py: TASKS",
+        "tokens that a task's settings leave to choose from, for the next token of one prompt",
+        f"scripts/support/comparison.py: tasks; {MEASURING}/distribution.py: kept",
+        "tokens kept: code {task[code-generation][kept]}, creative writing {task[creative-writing][kept]}",
+    ),
+    "G11": Claim(
+        "In practice: ids in, generate, text out; top-p doesn't loop",
+        "scripts/generate.py: main; scripts/support/comparison.py: continue_prompt",
+        figure="repeated: greedy {algorithm[greedy][repetition]:.2f}, top-p {algorithm[top_p][repetition]:.2f}",
+        **REPEATED,
+    ),
     "G12": Claim("A playground with knobs to turn", ""),
-    "S1": Claim("A base model that is asked goes on writing", "scripts/support/measuring/answers.py: base_answers",
-                lambda r: f"{r['answers']['base_exact_raw']:.1%} answered"),
-    "S2": Claim("Fine-tuning adapts completion to following instructions", "sft/finetune.py: fine_tune",
-                lambda r: f"{r['answers']['base_exact']:.1%} to {r['answers']['sft_exact']:.1%}"),
-    "S3": Claim("Prompt and response are laid out with special tokens", "sft/template.py: encode_conversation",
-                lambda r: f"{r['sft']['learnt']:.0%} of the demonstrations' tokens are learnt"),
-    "S4": Claim("Demonstrations come in many formats, and are few", "sft/data.py: read_examples",
-                lambda r: f"{r['base']['demonstrations']:,} for {r['base']['documents']:,} documents"),
-    "S5": Claim("The training loop is the same; only the data is new", "sft/finetune.py: fine_tune",
-                lambda r: f"{r['base']['steps']} and {r['sft']['steps']} steps, both of {r['sft']['loop']}"),
-    "S6": Claim("The fine-tuned model answers", "scripts/support/measuring/answers.py: sft_answers",
-                lambda r: f"{r['answers']['sft_exact']:.1%}; other wordings "
-                          f"{r['answers']['sft_exact_unseen_phrasing']:.1%}"),
+    "S1": Claim(
+        "A base model that is asked continues the text",
+        f"scripts/ask.py: main; {MEASURING}/answers.py: base_answers",
+        "share of questions, as plain text, that the base model answers",
+        f"{MEASURING}/answers.py: base_answers",
+        "{answers[base_exact_raw]:.1%} answered",
+    ),
+    "S2": Claim(
+        "Fine-tuning adapts completion to following instructions",
+        "sft/finetune.py: fine_tune",
+        "share of questions in fine-tuning's layout that are answered, before and after",
+        f"{MEASURING}/answers.py: base_answers, sft_answers",
+        "{answers[base_exact]:.1%} to {answers[sft_exact]:.1%}",
+    ),
+    "S3": Claim(
+        "Prompt and response are laid out with special tokens",
+        "sft/template.py: encode_conversation",
+        "share of tokens that are targets: the responses and their end tokens",
+        "scripts/support/demo_chapters.py: learn_to_answer",
+        "{sft[learnt]:.0%} of the demonstrations' tokens are learnt",
+    ),
+    "S4": Claim(
+        "Demonstrations come in many formats, and are few",
+        "sft/data.py: read_examples, messages_of",
+        "number of demonstrations, and of documents in pretraining",
+        "scripts/support/demo_chapters.py: tell",
+        "{base[demonstrations]:,} for {base[documents]:,} documents",
+    ),
+    "S5": Claim(
+        "The training loop is the same; only the data is new",
+        "sft/finetune.py: fine_tune; minigpt/loop.py: train",
+        "steps of pretraining and of fine-tuning, and the function that both called",
+        "scripts/support/demo_chapters.py: learn_to_continue, learn_to_answer",
+        "{base[steps]} and {sft[steps]} steps, both of {sft[loop]}",
+    ),
+    "S6": Claim(
+        "The fine-tuned model answers",
+        "sft/finetune.py: fine_tune; scripts/ask.py: main",
+        "share of questions answered exactly, about people held out of fine-tuning",
+        f"{MEASURING}/answers.py: sft_answers",
+        "{answers[sft_exact]:.1%}; other wordings {answers[sft_exact_unseen_phrasing]:.1%}",
+    ),
     "S7": Claim("It isn't the end: reinforcement learning follows", "the next lecture's topic"),
-}  # fmt: skip
+}
 EXEMPT = {"G12": "open", "S7": "the next lecture"}  # these may lack what all others have
 
 
@@ -110,25 +231,44 @@ def tests_of_claims(directory: Path) -> dict[str, list[str]]:
 
 def lacking(claim: Claim, tests: list[str], results: dict | None) -> list[str]:
     """What a statement lacks: code that is there, a test, a figure; without results, a way to read one is enough."""
-    lacks = []
-    for part in claim.code.split(";"):
+    lacks = [f"code ({part} is not there)" for part in not_there(claim.code)]
+    if not tests:
+        lacks.append("a test")
+    if claim.figure is None or (results is not None and figure(claim, results) is None):
+        lacks.append("a figure")
+    if claim.figure is not None:
+        lacks += [f"a measurement ({part} is not there)" for part in not_there(claim.by)]
+        lacks += [] if claim.measured else ["a description of its figure"]
+    return lacks
+
+
+def not_there(code: str) -> list[str]:
+    """Those parts of "file: name, name; file: name" that don't exist.
+
+    >>> not_there("minigpt/loop.py: train, trane")
+    ['minigpt/loop.py: train, trane']
+    """
+    missing = []
+    for part in code.split(";"):
         file, _, names = part.strip().partition(": ")
         try:
             source = (ROOT / file).read_text(encoding="utf-8")
             for name in names.split(", "):
                 find(source, name)
         except (OSError, ValueError):
-            lacks.append(f"code ({part.strip() or 'none'} is not there)")
-    if not tests:
-        lacks.append("a test")
-    if claim.figure is None or (results is not None and figure(claim, results) is None):
-        lacks.append("a figure")
-    return lacks
+            missing.append(part.strip() or "none")
+    return missing
 
 
 def figure(claim: Claim, results: dict) -> str | None:
     """A statement's figure, None when the results don't have it."""
+    by_name = {
+        "algorithm": {row["strategy"]: row for row in results.get("decoding", [])},
+        "task": {row["task"]: row for row in results.get("tasks", [])},
+    }
     try:
+        if isinstance(claim.figure, str):
+            return claim.figure.format(**results, **by_name)
         return claim.figure(results) if claim.figure else None
     except (KeyError, StopIteration):
         return None
@@ -137,32 +277,50 @@ def figure(claim: Claim, results: dict) -> str | None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts.lab.claims", description=__doc__.split("\n")[0])
     parser.add_argument("--results", type=Path, help=f"of a demo (default: {RESULTS}, if it is there)")
-    parser.add_argument("--markdown", action="store_true", help="print the README's table")
+    parser.add_argument("--markdown", action="store_true", help="print the table of docs/lecture.md")
     args = parser.parse_args()
-    tests, path = tests_of_claims(ROOT / "tests"), args.results or RESULTS
+
+    # read
+    tests = tests_of_claims(ROOT / "tests")
+    path = args.results or RESULTS
     results = json.loads(path.read_text()) if args.results or path.exists() else None
     figures = {number: figure(claim, results) for number, claim in CLAIMS.items()} if results else {}
+
+    # print
     if args.markdown:
-        print("| | statement | code | in a demo |\n|---|---|---|---|")
-        for number, claim in CLAIMS.items():
-            code = f"`{claim.code}`" if claim.code else "open"
-            print(f"| {number} | {claim.statement} | {code} | {figures.get(number) or ''} |")
+        print_markdown(figures)
         return
-    lacks = {number: lacking(claim, tests[number], results) for number, claim in CLAIMS.items()}
     for number, claim in CLAIMS.items():
-        shown = tests[number]
-        more = f" and {len(shown) - 2} more" if len(shown) > 2 else ""
-        print(f"\n{number:4} {claim.statement}")
-        print(f"     code    {claim.code or 'none yet'}")
-        print(f"     tests   {', '.join(shown[:2]) + more or 'none yet'}")
-        if claim.figure:
-            print(f"     figure  {figures.get(number) or 'run make demo'}")
+        print_claim(number, claim, tests[number], figures.get(number))
     print(f"\nexempt: {', '.join(f'{number} ({why})' for number, why in EXEMPT.items())}")
-    lacks = {number: what for number, what in lacks.items() if what and number not in EXEMPT}
-    for number, what in lacks.items():
-        print(f"{number} lacks {' and '.join(what)}")
-    if lacks:
+
+    # complain
+    complete = True
+    for number, claim in CLAIMS.items():
+        lacks = lacking(claim, tests[number], results)
+        if lacks and number not in EXEMPT:
+            print(f"{number} lacks {' and '.join(lacks)}")
+            complete = False
+    if not complete:
         sys.exit(1)
+
+
+def print_claim(number: str, claim: Claim, tests: list[str], measured: str | None) -> None:
+    more = f" and {len(tests) - 2} more" if len(tests) > 2 else ""
+    print(f"\n{number:4} {claim.statement}")
+    print(f"     code      {claim.code or 'none yet'}")
+    print(f"     tests     {', '.join(tests[:2]) + more or 'none yet'}")
+    if claim.figure:
+        print(f"     figure    {measured or 'run make demo'}")
+        print(f"     which is  {claim.measured}")
+        print(f"     by        {claim.by}")
+
+
+def print_markdown(figures: dict[str, str | None]) -> None:
+    print("| | statement | code | in a demo | which is |\n|---|---|---|---|---|")
+    for number, claim in CLAIMS.items():
+        code = f"`{claim.code}`" if claim.code else "open"
+        print(f"| {number} | {claim.statement} | {code} | {figures.get(number) or ''} | {claim.measured} |")
 
 
 if __name__ == "__main__":
