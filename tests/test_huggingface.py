@@ -127,7 +127,7 @@ def test_a_model_that_transformers_can_not_open_says_so_in_its_directory(tmp_pat
 
 @pytest.mark.parametrize("kind", ["bert", "mamba", None])
 def test_an_architecture_that_we_do_not_have_is_refused_by_name(kind):
-    with pytest.raises(ValueError, match=f"model_type {kind!r} is not one that we have"):
+    with pytest.raises(ValueError, match=f"model_type {kind!r} is not supported"):
         config_from_disk({"model_type": kind})
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ..loop import TrainState
+from .huggingface import EARLIER
 from .reading import file_hash, read_json, read_tensors
 from .writing import remove, write_json, write_tensors, written_whole
 
@@ -64,6 +65,8 @@ def load_checkpoint(
     weights = read_tensors(path / "model.safetensors")
 
     # is it this run's?
+    if any("query_key_value" in name for name in weights):
+        raise ValueError(f"{path}: {EARLIER}")
     if settings is not None:
         now = json.loads(json.dumps(settings))  # as JSON has it: a tuple is a list
         _compare_settings(path, now, content["settings"])

@@ -12,7 +12,8 @@ from torch.overrides import TorchFunctionMode
 from ..config import GPTConfig
 from ..model import GPT
 from ..tokenizer import END, Tokenizer
-from . import gguf, huggingface
+from . import gguf
+from .huggingface import config_from_disk, config_to_disk, family_of, weights_from_disk, weights_to_disk
 from .reading import read_json, tensor_readers
 from .tokenizer_json import from_json, to_json
 from .writing import write_json, write_tensors, write_text
@@ -26,8 +27,9 @@ def save(directory: Path | str, model: GPT, tokenizer: Tokenizer | None) -> None
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     dtype = str(model.head.weight.dtype).removeprefix("torch.")
-    config = huggingface.config_to_disk(model.config, dtype)
-    write_tensors(directory / "model.safetensors", huggingface.weights_to_disk(model.state_dict(), model.config))
+    config = config_to_disk(model.config, dtype)
+    weights = weights_to_disk(model.state_dict(), model.config, family_of(model.config))
+    write_tensors(directory / "model.safetensors", weights)
 
     if tokenizer is not None:
         ends = {
@@ -56,14 +58,14 @@ def load(path: Path | str, dtype: torch.dtype | None = None) -> tuple[GPT, Token
         raise FileNotFoundError(f"{path}: no such model")
     try:
         if path.is_file():
-            kind = "gguf"
             config, stored, tokenizer = gguf.read(path)
+            family = gguf.LLAMA
         else:
-            kind = None
             config, stored, tokenizer = _read_directory(path)
+            family = family_of(config)
 
         model = _without_weights(config)
-        weights = huggingface.weights_from_disk(stored, model.state_dict(), config, kind, dtype)
+        weights = weights_from_disk(stored, model.state_dict(), config, family, dtype)
         model.load_state_dict(weights, assign=True)
     except (TypeError, ValueError) as problem:
         raise ValueError(f"{path}: {problem}") from problem
@@ -88,7 +90,7 @@ def _read_directory(directory: Path) -> tuple:
     whole = directory / "model.safetensors"
     if not (directory / "config.json").exists():
         raise FileNotFoundError(f"{directory}: no model here, config.json is missing")
-    config = huggingface.config_from_disk(read_json(directory / "config.json"))
+    config = config_from_disk(read_json(directory / "config.json"))
 
     # the weights, in one file or in parts
     if whole.exists():

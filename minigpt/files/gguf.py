@@ -3,7 +3,7 @@
 PyPI's `gguf` reads the file and undoes the quantisation; what is left to us is names, and the order of some rows.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..config import GPTConfig
 from ..tokenizer import SPLIT, Tokenizer
-from .huggingface import GGUF
+from .huggingface import Family
 from .tokenizer_json import SPLIT_DIGITS, from_vocabulary
 
 SPLITS = {
@@ -23,12 +23,41 @@ SPLITS = {
     r"\s*[\r\n]+|\s+(?!\S)|\s+",
 }
 ORDINARY = 1  # the token type; all others are special in one way or another
+LLAMA = Family(
+    name="llama in GGUF",
+    switches={"norm": "rmsnorm", "position": "rope", "mlp": "swiglu"},
+    keys={
+        "vocab_size": "llama.vocab_size",
+        "context_length": "llama.context_length",
+        "n_layers": "llama.block_count",
+        "n_heads": "llama.attention.head_count",
+        "n_kv_heads": "llama.attention.head_count_kv",
+        "d_model": "llama.embedding_length",
+        "d_ff": "llama.feed_forward_length",
+        "norm_eps": "llama.attention.layer_norm_rms_epsilon",
+        "rope_theta": "llama.rope.freq_base",
+    },
+    modules={
+        "token_embedding": "token_embd",
+        "blocks.{}.attention_norm": "blk.{}.attn_norm",
+        "blocks.{}.attention.query": "blk.{}.attn_q",
+        "blocks.{}.attention.key": "blk.{}.attn_k",
+        "blocks.{}.attention.value": "blk.{}.attn_v",
+        "blocks.{}.attention.output": "blk.{}.attn_output",
+        "blocks.{}.mlp_norm": "blk.{}.ffn_norm",
+        "blocks.{}.mlp.gate": "blk.{}.ffn_gate",
+        "blocks.{}.mlp.up": "blk.{}.ffn_up",
+        "blocks.{}.mlp.down": "blk.{}.ffn_down",
+        "final_norm": "output_norm",
+        "head": "output",
+    },
+)
 
 
 def read(path: Path) -> tuple[GPTConfig, dict[str, Callable[[], Tensor]], Tokenizer]:
     """Open a GGUF file: the model's shape, by name a function that reads the tensor, and the tokenizer.
 
-    ValueError for an architecture, a tokenizer or rotary frequencies that we don't have, by name.
+    ValueError that names an unsupported architecture, tokenizer or scaling of rotary frequencies.
     """
     try:
         from gguf import GGUFReader
@@ -41,43 +70,49 @@ def read(path: Path) -> tuple[GPTConfig, dict[str, Callable[[], Tensor]], Tokeni
     try:
         reader = Reader(path)
         fields = {name: field.contents() for name, field in reader.fields.items()}
-        reader.fields.clear()  # many small views of the file, heavier than what they show
+        reader.fields.clear()  # many small views of the file, which take more memory than their content
         tensors = {tensor.name: tensor for tensor in reader.tensors}
-        config = config_of(fields, tensors.keys())
-        heads = {"attn_q": config.n_heads, "attn_k": config.n_kv_heads}
-        reads = {name: partial(_read_tensor, tensors[name], heads.get(name.split(".")[-2])) for name in tensors}
-        return config, reads, tokenizer_of(fields)
+        config = _config(fields, set(tensors))
+        stored = {name: partial(_read_tensor, tensor, config) for name, tensor in tensors.items()}
+        return config, stored, _tokenizer(fields)
     except KeyError as missing:
         raise ValueError(f"the key {missing} is missing") from missing
     except IndexError as problem:
         raise ValueError(f"damaged or cut short ({problem})") from problem
 
 
-def config_of(fields: dict, names: Collection[str]) -> GPTConfig:
+def _config(fields: dict, names: set[str]) -> GPTConfig:
     """The model's shape from a file's fields and the names of its tensors."""
     kind = fields.get("general.architecture")
     if kind != "llama":
-        raise ValueError(f"the architecture {kind!r} is not one that we have in GGUF: llama")
+        raise ValueError(f"the architecture {kind!r} is not supported in GGUF; this one is: llama")
     scaling = fields.get("llama.rope.scaling.type", "none")
     if scaling != "none" or "rope_freqs.weight" in names:
-        raise ValueError(f"rotary frequencies are scaled ({scaling}, rope_freqs), and what we have is unscaled ones")
+        raise ValueError(f"rotary frequencies are scaled ({scaling}, rope_freqs); only unscaled ones are supported")
+
     found = {"llama.vocab_size": len(fields["tokenizer.ggml.tokens"]), "llama.rope.freq_base": 10_000.0} | fields
-    shape = {ours: found[f"llama.{theirs}"] for ours, theirs in GGUF.keys().items()}
-    shape |= {name: float(f"{shape[name]:.7g}") for name in ("norm_eps", "rope_theta")}  # they were written in fp32
-    bias, tied = "blk.0.attn_q.bias" in names, "output.weight" not in names
-    config = GPTConfig(**GGUF.switches | shape, bias=bias, tie_embeddings=tied)
-    turned = found.get("llama.rope.dimension_count", config.d_head)
+    shape = {ours: found[theirs] for ours, theirs in LLAMA.keys.items()}
+    for name in ("norm_eps", "rope_theta"):
+        shape[name] = float(f"{shape[name]:.7g}")  # written in fp32: .00001 without the digits that rounding adds
+    shape["bias"] = "blk.0.attn_q.bias" in names
+    shape["tie_embeddings"] = "output.weight" not in names
+    config = GPTConfig(**LLAMA.switches, **shape)
+
+    turned = fields.get("llama.rope.dimension_count", config.d_head)
     if turned != config.d_head:
-        raise ValueError(f"llama.rope.dimension_count is {turned}, and what we have is the whole head, {config.d_head}")
+        raise ValueError(f"llama.rope.dimension_count is {turned}; only the whole head, {config.d_head}, is supported")
     return config
 
 
-def tokenizer_of(fields: dict) -> Tokenizer:
+def _tokenizer(fields: dict) -> Tokenizer:
     """The tokenizer from a file's fields."""
-    kind, split = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre")
+    kind = fields.get("tokenizer.ggml.model")
+    split = fields.get("tokenizer.ggml.pre")
     if kind != "gpt2" or split not in SPLITS:
-        raise ValueError(f"the tokenizer {kind!r} ({split!r}) is not one that we have: gpt2 ({', '.join(SPLITS)})")
-    names, types = fields["tokenizer.ggml.tokens"], fields["tokenizer.ggml.token_type"]
+        raise ValueError(f"the tokenizer {kind!r} ({split!r}) is not supported; these are: gpt2 ({', '.join(SPLITS)})")
+
+    names = fields["tokenizer.ggml.tokens"]
+    types = fields["tokenizer.ggml.token_type"]
     start = fields.get("tokenizer.ggml.bos_token_id")
     return from_vocabulary(
         {name: i for i, (name, type_) in enumerate(zip(names, types)) if type_ == ORDINARY},
@@ -90,8 +125,8 @@ def tokenizer_of(fields: dict) -> Tokenizer:
     )
 
 
-def _read_tensor(tensor, heads: int | None) -> Tensor:
-    """One tensor in fp32. heads: into how many heads its rows are divided, if rotary turns them.
+def _read_tensor(tensor, config: GPTConfig) -> Tensor:
+    """One tensor in fp32, its rows in our order.
 
     Rotary turns dimension i of a head together with i + D/2; a GGUF file has such a pair in neighbouring rows.
     """
@@ -101,6 +136,7 @@ def _read_tensor(tensor, heads: int | None) -> Tensor:
         rows = torch.from_numpy(np.require(dequantize(tensor.data, tensor.tensor_type), requirements="W"))
     except NotImplementedError as problem:
         raise ValueError(f"the tensor {tensor.name}: {problem}") from problem
-    if heads is None:
-        return rows
-    return rows.unflatten(0, (heads, -1, 2)).transpose(1, 2).reshape(rows.shape)
+    if ".attn_q." in tensor.name or ".attn_k." in tensor.name:
+        pairs = rows.unflatten(0, (-1, config.d_head // 2, 2))
+        rows = pairs.transpose(1, 2).reshape(rows.shape)
+    return rows

@@ -1,81 +1,97 @@
 """Names and shapes on disk <-> ours: what makes a run directory a Hugging Face model directory.
 
 A model of Llama's or GPT-2's architecture is written in that family's names, which `transformers` opens; any other mix
-of switches is written in our own, for us alone. A GGUF file is a third way to write a Llama; we only read it.
+of switches is written in our own names, for us alone.
 """
 
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 
 import torch
 from torch import Tensor
 
 from ..config import GPTConfig
 
-# Ours: what Llama's files call it, GPT-2's, and a GGUF file of a Llama. Keys of the config:
-KEYS = {
-    "vocab_size": ("vocab_size", "vocab_size", "vocab_size"),
-    "context_length": ("max_position_embeddings", "n_positions", "context_length"),
-    "n_layers": ("num_hidden_layers", "n_layer", "block_count"),
-    "n_heads": ("num_attention_heads", "n_head", "attention.head_count"),
-    "n_kv_heads": ("num_key_value_heads", None, "attention.head_count_kv"),
-    "d_model": ("hidden_size", "n_embd", "embedding_length"),
-    "d_ff": ("intermediate_size", "n_inner", "feed_forward_length"),
-    "norm_eps": ("rms_norm_eps", "layer_norm_epsilon", "attention.layer_norm_rms_epsilon"),
-    "rope_theta": ("rope_theta", None, "rope.freq_base"),
-    "tie_embeddings": ("tie_word_embeddings", "tie_word_embeddings", None),
-    "bias": ("attention_bias", None, None),
-    "dropout": ("attention_dropout", "resid_pdrop", None),
-}
-# Modules; {} is the layer's number. GPT-2 keeps query, key and value side by side in one matrix.
-NAMES = {
-    "token_embedding": ("model.embed_tokens", "transformer.wte", "token_embd"),
-    "position_embedding": (None, "transformer.wpe", None),
-    "blocks.{}.attention_norm": ("model.layers.{}.input_layernorm", "transformer.h.{}.ln_1", "blk.{}.attn_norm"),
-    "blocks.{}.attention.query": ("model.layers.{}.self_attn.q_proj", "transformer.h.{}.attn.c_attn", "blk.{}.attn_q"),
-    "blocks.{}.attention.key": ("model.layers.{}.self_attn.k_proj", "transformer.h.{}.attn.c_attn", "blk.{}.attn_k"),
-    "blocks.{}.attention.value": ("model.layers.{}.self_attn.v_proj", "transformer.h.{}.attn.c_attn", "blk.{}.attn_v"),
-    "blocks.{}.attention.output": (
-        "model.layers.{}.self_attn.o_proj",
-        "transformer.h.{}.attn.c_proj",
-        "blk.{}.attn_output",
-    ),
-    "blocks.{}.mlp_norm": ("model.layers.{}.post_attention_layernorm", "transformer.h.{}.ln_2", "blk.{}.ffn_norm"),
-    "blocks.{}.mlp.gate": ("model.layers.{}.mlp.gate_proj", None, "blk.{}.ffn_gate"),
-    "blocks.{}.mlp.up": ("model.layers.{}.mlp.up_proj", "transformer.h.{}.mlp.c_fc", "blk.{}.ffn_up"),
-    "blocks.{}.mlp.down": ("model.layers.{}.mlp.down_proj", "transformer.h.{}.mlp.c_proj", "blk.{}.ffn_down"),
-    "final_norm": ("model.norm", "transformer.ln_f", "output_norm"),
-    "head": ("lm_head", "lm_head", "output"),
-}
-STACKED = ("query", "key", "value")  # in GPT-2's files
 
+@dataclass(frozen=True)
+class Family:
+    """How one family of models is written on disk."""
 
-class Family(NamedTuple):
-    """How one family of models is written: its place in the tables, and what all of its models share."""
-
-    column: int
+    name: str
     switches: dict[str, object]  # our switches that make the family
-    fixed: dict[str, object]  # keys of config.json that we write, with the only value that we have
-
-    def keys(self) -> dict[str, str]:
-        """Our config's names -> the keys on disk."""
-        return {ours: theirs[self.column] for ours, theirs in KEYS.items() if theirs[self.column]}
+    keys: dict[str, str]  # our names in the config -> theirs
+    modules: dict[str, str]  # our modules -> theirs; {} is the number of a block
+    fixed: dict[str, object] = field(default_factory=dict)  # keys of config.json that have only one value for us
 
 
-ROTARY = {"norm": "rmsnorm", "position": "rope", "mlp": "swiglu"}
-LLAMA = Family(0, ROTARY, {"architectures": ["LlamaForCausalLM"], "hidden_act": "silu"})
-GPT2 = Family(
-    1,
-    {"norm": "layernorm", "position": "learned", "mlp": "gelu", "bias": True},
-    {"architectures": ["GPT2LMHeadModel"], "activation_function": "gelu_new"},
+LLAMA = Family(
+    name="llama",
+    switches={"norm": "rmsnorm", "position": "rope", "mlp": "swiglu"},
+    keys={
+        "vocab_size": "vocab_size",
+        "context_length": "max_position_embeddings",
+        "n_layers": "num_hidden_layers",
+        "n_heads": "num_attention_heads",
+        "n_kv_heads": "num_key_value_heads",
+        "d_model": "hidden_size",
+        "d_ff": "intermediate_size",
+        "norm_eps": "rms_norm_eps",
+        "rope_theta": "rope_theta",
+        "tie_embeddings": "tie_word_embeddings",
+        "bias": "attention_bias",
+        "dropout": "attention_dropout",
+    },
+    modules={
+        "token_embedding": "model.embed_tokens",
+        "blocks.{}.attention_norm": "model.layers.{}.input_layernorm",
+        "blocks.{}.attention.query": "model.layers.{}.self_attn.q_proj",
+        "blocks.{}.attention.key": "model.layers.{}.self_attn.k_proj",
+        "blocks.{}.attention.value": "model.layers.{}.self_attn.v_proj",
+        "blocks.{}.attention.output": "model.layers.{}.self_attn.o_proj",
+        "blocks.{}.mlp_norm": "model.layers.{}.post_attention_layernorm",
+        "blocks.{}.mlp.gate": "model.layers.{}.mlp.gate_proj",
+        "blocks.{}.mlp.up": "model.layers.{}.mlp.up_proj",
+        "blocks.{}.mlp.down": "model.layers.{}.mlp.down_proj",
+        "final_norm": "model.norm",
+        "head": "lm_head",
+    },
+    fixed={"architectures": ["LlamaForCausalLM"], "hidden_act": "silu"},
 )
-GGUF = Family(2, ROTARY, {})
+GPT2 = Family(
+    name="gpt2",
+    switches={"norm": "layernorm", "position": "learned", "mlp": "gelu", "bias": True},
+    keys={
+        "vocab_size": "vocab_size",
+        "context_length": "n_positions",
+        "n_layers": "n_layer",
+        "n_heads": "n_head",
+        "d_model": "n_embd",
+        "d_ff": "n_inner",
+        "norm_eps": "layer_norm_epsilon",
+        "tie_embeddings": "tie_word_embeddings",
+        "dropout": "resid_pdrop",
+    },
+    modules={  # one matrix of theirs holds query, key and value side by side
+        "token_embedding": "transformer.wte",
+        "position_embedding": "transformer.wpe",
+        "blocks.{}.attention_norm": "transformer.h.{}.ln_1",
+        "blocks.{}.attention.query": "transformer.h.{}.attn.c_attn",
+        "blocks.{}.attention.key": "transformer.h.{}.attn.c_attn",
+        "blocks.{}.attention.value": "transformer.h.{}.attn.c_attn",
+        "blocks.{}.attention.output": "transformer.h.{}.attn.c_proj",
+        "blocks.{}.mlp_norm": "transformer.h.{}.ln_2",
+        "blocks.{}.mlp.up": "transformer.h.{}.mlp.c_fc",
+        "blocks.{}.mlp.down": "transformer.h.{}.mlp.c_proj",
+        "final_norm": "transformer.ln_f",
+        "head": "lm_head",
+    },
+    fixed={"architectures": ["GPT2LMHeadModel"], "activation_function": "gelu_new", "attn_pdrop": 0.0},
+)
 FAMILIES = {"llama": LLAMA, "gpt2": GPT2}
-DEFAULTS = {"llama": {"attention_bias": False, "attention_dropout": 0.0}, "gpt2": {"n_inner": None}}
-# What changes the computation in a way that we don't have; left out or None means: as usual.
-USUAL = {
+OURS = Family(name="minigpt", switches={}, keys={}, modules={})  # any other mix of switches, in our own names
+
+# Settings that would change the computation; a file that leaves one out, or holds null, means this value.
+SUPPORTED = {
     "hidden_act": "silu",
     "activation_function": "gelu_new",
     "scale_attn_weights": True,
@@ -83,17 +99,25 @@ USUAL = {
     "add_cross_attention": False,
     "quantization_config": None,
 }
-# Buffers that older files hold beside the weights: the causal mask, the rotary frequencies.
-NO_WEIGHTS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
+# Not weights: older files also hold the causal mask and the rotary frequencies.
+BUFFERS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
+EARLIER = "saved by an earlier version, which kept query, key and value in one matrix: train the model again"
 
 
-def family_of(config: GPTConfig) -> str:
-    """The family whose names a model is written in: "llama", "gpt2" or, for any other mix of switches, "minigpt"."""
-    for name, family in FAMILIES.items():
+def family_of(config: GPTConfig) -> Family:
+    """The family in whose names a model is written: Llama's, GPT-2's or, for any other mix of switches, ours.
+
+    >>> family_of(GPTConfig.toy()).name
+    'llama'
+    """
+    for family in FAMILIES.values():
         fits = all(getattr(config, switch) == value for switch, value in family.switches.items())
-        if fits and (name == "llama" or config.n_kv_heads == config.n_heads):
-            return name
-    return "minigpt"
+        if fits and ("n_kv_heads" in family.keys or config.n_kv_heads == config.n_heads):
+            return family
+    return OURS
+
+
+# The config
 
 
 def config_to_disk(config: GPTConfig, dtype: str) -> dict:
@@ -102,121 +126,142 @@ def config_to_disk(config: GPTConfig, dtype: str) -> dict:
     >>> config_to_disk(GPTConfig.toy(), "float32")["num_hidden_layers"]
     4
     """
-    kind = family_of(config)
-    if kind == "minigpt":
+    family = family_of(config)
+    if family is OURS:
         note = "minigpt.load opens this model; transformers has no architecture of these switches"
-        return {"model_type": kind, "note": note, "dtype": dtype, **asdict(config)}
-    content = {"model_type": kind, "dtype": dtype, **FAMILIES[kind].fixed}
-    content |= {theirs: getattr(config, ours) for ours, theirs in FAMILIES[kind].keys().items()}
-    if kind == "llama":
-        return content | {"mlp_bias": config.bias, "head_dim": config.d_head}
-    return content | {"attn_pdrop": 0.0, "embd_pdrop": config.dropout}
+        return {"model_type": "minigpt", "note": note, "dtype": dtype, **asdict(config)}
+    content = {"model_type": family.name, "dtype": dtype, **family.fixed}
+    content |= {theirs: getattr(config, ours) for ours, theirs in family.keys.items()}
+    if family is LLAMA:
+        content |= {"mlp_bias": config.bias, "head_dim": config.d_head}
+    else:
+        content["embd_pdrop"] = config.dropout
+    return content
 
 
 def config_from_disk(content: dict) -> GPTConfig:
-    """The model's shape from config.json. ValueError for what we don't have, by name, or for a key that is missing."""
+    """The model's shape from config.json. ValueError that names an unsupported setting or a missing key."""
     kind = content.get("model_type")
     if kind not in ("minigpt", *FAMILIES):
-        raise ValueError(f"config.json: model_type {kind!r} is not one that we have: {', '.join(FAMILIES)}, minigpt")
+        raise ValueError(f"config.json: model_type {kind!r} is not supported: use {', '.join(FAMILIES)} or minigpt")
     try:
         if kind == "minigpt":
+            if "kernels" in content:
+                raise ValueError(f"config.json: {EARLIER}")
             return GPTConfig(**{name: content[name] for name in GPTConfig.__dataclass_fields__})
-        content = DEFAULTS[kind] | {"tie_word_embeddings": kind == "gpt2"} | content
-        if kind == "llama":
-            rope = content.get("rope_parameters") or content.get("rope_scaling") or {}
-            content.setdefault("rope_theta", rope.get("rope_theta", 10_000.0))
-            _refuse("rope_type", rope.get("rope_type", rope.get("type", "default")), "default")
-            _refuse("mlp_bias", content.get("mlp_bias", False), content["attention_bias"])
-            content.setdefault("num_key_value_heads", content["num_attention_heads"])
-        config = GPTConfig(
-            **FAMILIES[kind].switches | {ours: content[theirs] for ours, theirs in FAMILIES[kind].keys().items()}
-        )
-        _refuse("head_dim", content.get("head_dim") or config.d_head, config.d_head)
+        config = _llama_config(content) if kind == "llama" else _gpt2_config(content)
     except KeyError as missing:
         raise ValueError(f"config.json of a {kind} model: the key {missing} is missing") from missing
-    for key, usual in USUAL.items():
+    for key, value in SUPPORTED.items():
         if content.get(key) is not None:
-            _refuse(key, content[key], usual)
+            _require(key, content[key], value)
     return config
 
 
-def _refuse(key: str, value: object, have: object) -> None:
-    if value != have:
-        raise ValueError(f"config.json: {key} is {value!r}, and what we have is {have!r}")
+def _llama_config(content: dict) -> GPTConfig:
+    rope = content.get("rope_parameters") or content.get("rope_scaling") or {}
+    defaults = {
+        "num_key_value_heads": content["num_attention_heads"],
+        "rope_theta": rope.get("rope_theta", 10_000.0),
+        "tie_word_embeddings": False,
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+    }
+    config = _shape(LLAMA, defaults | content)
+    _require("rope_type", rope.get("rope_type", rope.get("type", "default")), "default")
+    _require("mlp_bias", content.get("mlp_bias", False), config.bias)
+    _require("head_dim", content.get("head_dim") or config.d_head, config.d_head)
+    return config
 
 
-def name_on_disk(name: str, kind: str) -> str:
-    """The name in a model file of one of our parameters.
+def _gpt2_config(content: dict) -> GPTConfig:
+    return _shape(GPT2, {"n_inner": None, "tie_word_embeddings": True} | content)
 
-    >>> name_on_disk("blocks.2.mlp.up.weight", "llama")
-    'model.layers.2.mlp.up_proj.weight'
+
+def _shape(family: Family, content: dict) -> GPTConfig:
+    return GPTConfig(**family.switches, **{ours: content[theirs] for ours, theirs in family.keys.items()})
+
+
+def _require(key: str, value: object, supported: object) -> None:
+    if value != supported:
+        raise ValueError(f"config.json: {key} is {value!r}; only {supported!r} is supported")
+
+
+# The weights
+
+
+def names_on_disk(names: Iterable[str], config: GPTConfig, family: Family) -> dict[str, list[str]]:
+    """The name of each tensor on disk -> our parameters in it. A tied head is left out: it is the embedding.
+
+    >>> names_on_disk(["blocks.1.mlp.up.weight"], GPTConfig.toy(), LLAMA)
+    {'model.layers.1.mlp.up_proj.weight': ['blocks.1.mlp.up.weight']}
     """
-    if kind == "minigpt":
-        return name
-    module, _, parameter = name.rpartition(".")
-    layer = re.search(r"\d+", module)
-    pattern = NAMES[re.sub(r"\d+", "{}", module)][(FAMILIES | {"gguf": GGUF})[kind].column]
-    return f"{pattern.format(layer and layer.group())}.{parameter}"
+    modules = {}
+    for layer in range(config.n_layers):
+        modules |= {ours.format(layer): theirs.format(layer) for ours, theirs in family.modules.items()}
+    found = {}
+    for name in names:
+        module, kind = name.rsplit(".", 1)  # "blocks.1.mlp.up" and "weight" or "bias"
+        if not (module == "head" and config.tie_embeddings):
+            found.setdefault(f"{modules.get(module, module)}.{kind}", []).append(name)
+    return found
 
 
-def weights_to_disk(weights: Mapping[str, Tensor], config: GPTConfig, kind: str | None = None) -> dict[str, Tensor]:
-    """A state dict as model.safetensors holds it. A tied head is there once, as the embedding."""
-    kind, parts = kind or family_of(config), {}
-    for name, tensor in weights.items():
-        if not (name == "head.weight" and config.tie_embeddings):
-            parts.setdefault(name_on_disk(name, kind), []).append(tensor)
-    stored = {name: torch.cat(tensors) if len(tensors) > 1 else tensors[0] for name, tensors in parts.items()}
-    return {name: tensor.mT if turned(name, tensor, kind) else tensor for name, tensor in stored.items()}
-
-
-def turned(name: str, tensor: Tensor, kind: str) -> bool:
-    """GPT-2 keeps the layers' matrices as (in, out)."""
-    return kind == "gpt2" and tensor.ndim == 2 and ".h." in name
+def weights_to_disk(weights: Mapping[str, Tensor], config: GPTConfig, family: Family) -> dict[str, Tensor]:
+    """A state dict as model.safetensors holds it."""
+    stored = {}
+    for name, ours in names_on_disk(weights, config, family).items():
+        parts = [weights[one] for one in ours]
+        whole = torch.cat(parts) if len(parts) > 1 else parts[0]
+        stored[name] = _turn(whole, name, family)
+    return stored
 
 
 def weights_from_disk(
     stored: Mapping[str, Callable[[], Tensor]],
     expected: Mapping[str, Tensor],
     config: GPTConfig,
-    kind: str | None = None,
+    family: Family,
     dtype: torch.dtype | None = None,
 ) -> dict[str, Tensor]:
-    """What model files hold, in our names: stored reads a tensor by its name there, expected has ours on "meta".
+    """A state dict from model files: `stored` reads a tensor by its name there, `expected` has our names, on "meta".
 
-    dtype: None keeps what is stored, but half precision becomes fp32. The tensors are read and copied one by one, so
-    that memory never holds much more than the result. ValueError that names a tensor which is missing, misshapen, or
-    nothing that this architecture has.
+    dtype: None keeps what is stored, but half precision becomes fp32. The tensors are read one by one, so that memory
+    never holds much more than the result. ValueError that names a tensor which is missing, misshapen or unknown.
     """
-    kind = kind or family_of(config)
-    if kind == "gpt2":  # the published files leave the first part of the names out
-        stored = {name if name.startswith(("transformer.", "lm_head.")) else f"transformer.{name}": read
-                  for name, read in stored.items()}  # fmt: skip
-    wanted = weights_to_disk(expected, config, kind)  # what we would write is what we look for
-    for name in wanted:
-        _expect(name in stored, name, "is missing")
-    for name in stored.keys() - wanted.keys():
-        tied = config.tie_embeddings and name == name_on_disk("head.weight", kind)
-        _expect(tied or name.endswith(NO_WEIGHTS), name, f"has no place in the architecture {kind}")
-    found = {}
-    for name, like in expected.items():
-        if name == "head.weight" and config.tie_embeddings:
-            found[name] = found["token_embedding.weight"]
-            continue
-        on_disk = name_on_disk(name, kind)
-        tensor = stored[on_disk]()
-        shape, wanted_shape = tuple(tensor.shape), tuple(wanted[on_disk].shape)
-        _expect(shape == wanted_shape, on_disk, f"has shape {shape}, and the config asks for {wanted_shape}")
-        tensor = tensor.mT if turned(on_disk, tensor, kind) else tensor
-        part = name.split(".")[-2]
-        if kind == "gpt2" and part in STACKED:
-            tensor = tensor.chunk(3)[STACKED.index(part)]
-        # Matrices lie column by column in memory: a product with one token's vector reads them a third faster so.
-        place = torch.empty(like.shape[::-1], dtype=dtype or torch.promote_types(tensor.dtype, torch.float32))
-        found[name] = place.mT if place.ndim == 2 else place
-        found[name].copy_(tensor)
-    return found
+    if family is GPT2:  # the published files leave out the first part of the names
+        whole = ("transformer.", "lm_head.")
+        stored = {n if n.startswith(whole) else f"transformer.{n}": read for n, read in stored.items()}
+
+    # is everything there, and nothing else?
+    wanted = weights_to_disk(expected, config, family)
+    for name in wanted.keys() - stored.keys():
+        raise ValueError(f"the tensor {name} is missing")
+    tied_head = family.modules.get("head", "head") + ".weight" if config.tie_embeddings else None
+    for name in stored.keys() - wanted.keys() - {tied_head}:
+        if not name.endswith(BUFFERS):
+            raise ValueError(f"the tensor {name} has no place in the architecture {family.name}")
+
+    # read
+    weights = {}
+    for name, ours in names_on_disk(expected, config, family).items():
+        tensor = stored[name]()
+        shape, right = tuple(tensor.shape), tuple(wanted[name].shape)
+        if shape != right:
+            raise ValueError(f"the tensor {name} has shape {shape}, and the config asks for {right}")
+        parts = _turn(tensor, name, family).split([len(expected[one]) for one in ours])
+        wide = dtype or torch.promote_types(tensor.dtype, torch.float32)
+        weights |= {one: _by_columns(part, wide) for one, part in zip(ours, parts)}
+    if config.tie_embeddings:
+        weights["head.weight"] = weights["token_embedding.weight"]
+    return weights
 
 
-def _expect(right: bool, name: str, problem: str) -> None:
-    if not right:
-        raise ValueError(f"the tensor {name} {problem}")
+def _by_columns(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """A copy whose matrices lie column by column in memory: a product with one vector reads them a third faster."""
+    return torch.empty(tensor.t().shape, dtype=dtype).t().copy_(tensor)
+
+
+def _turn(tensor: Tensor, name: str, family: Family) -> Tensor:
+    """GPT-2's files hold the matrices of its blocks as (in, out): transpose these, either way."""
+    return tensor.mT if family is GPT2 and ".h." in name and tensor.ndim == 2 else tensor
