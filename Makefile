@@ -6,22 +6,22 @@ export PYTHONWARNINGS = ignore
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
 
-demo: .venv/demo.done  ## the whole lecture in some minutes, into runs/demo: report.html and results.json
+demo: .venv/demo.done  ## the whole lecture in a few minutes, into runs/demo: report.html and results.json
 	$(PY) -m scripts.demo --seed $(SEED) $(if $(OUT),--out $(OUT)) $(ARGS)
 
 demo-quick: .venv/demo.done  ## the same code in seconds: a small world, few steps
 	$(PY) -m scripts.demo --quick --out runs/demo-quick --seed $(SEED)
 
-demo-memorised: .venv/demo.done  ## one fixed wording a person: known by heart, and not to be asked for
+demo-memorised: .venv/demo.done  ## one fixed wording per person: learnt by heart, but it can't be asked for
 	$(PY) -m scripts.demo --memorised --out runs/demo-memorised --seed $(SEED)
 
 demo-noquiz: .venv/demo.done  ## a corpus without the quiz pages that bring out S1
 	$(PY) -m scripts.demo --no-quiz --out runs/demo-noquiz --seed $(SEED)
 
-test: .venv/test.done  ## all tests but the slow ones
+test: .venv/test.done  ## all tests except the slow ones
 	$(PY) -m pytest -m "not slow"
 
-tokens: .venv/demo.done  ## TEXT="…": how a tokenizer cuts it
+tokens: .venv/demo.done  ## TEXT="…": how a tokenizer cuts a text
 	@$(PY) -m scripts.tokens --text '$(subst ','\'',$(TEXT))' $(if $(MODEL),--model $(MODEL)) $(ARGS)
 
 pretrain: .venv/demo.done  ## DATA='books/*.txt' OUT=runs/books: a base model from your own text
@@ -33,7 +33,7 @@ sft: .venv/demo.done  ## DATA=mine.jsonl BASE=base OUT=runs/mine: fine-tune on y
 	$(PY) -m scripts.finetune $(if $(DATA),--data $(DATA)) $(if $(BASE),--base $(BASE)) $(if $(OUT),--out $(OUT)) \
 	  $(if $(STEPS),--steps $(STEPS)) --seed $(SEED) $(if $(OVERWRITE),--overwrite) $(ARGS)
 
-show-sft: .venv/demo.done  ## DATA=mine.jsonl N=3 MODEL=base: what fine-tuning learns of each demonstration, in colour
+show-sft: .venv/demo.done  ## DATA=mine.jsonl N=3 MODEL=base: which tokens of each demonstration are learnt, in colour
 	@$(PY) -m scripts.show_sft $(if $(DATA),--data $(DATA)) $(if $(N),--n $(N)) $(if $(MODEL),--model $(MODEL)) $(ARGS)
 
 experiments: .venv/demo.done  ## the five experiments below, on the demo's base model, into runs/experiments
@@ -59,29 +59,29 @@ compare: .venv/demo.done  ## PROMPT="…" MODEL=base: every algorithm on one pro
 ask: .venv/demo.done  ## QUESTION="…" MODEL=base|sft: ask a model
 	@$(PY) -m scripts.ask --question '$(subst ','\'',$(QUESTION))' $(if $(MODEL),--model $(MODEL)) $(ARGS)
 
-chat: .venv/demo.done  ## MODEL=sft SYSTEM="…" BASE=base: talk to a model, /help lists its knobs
+chat: .venv/demo.done  ## MODEL=sft SYSTEM="…" BASE=base: talk to a model, /help lists the knobs
 	@$(PY) -m scripts.chat $(if $(MODEL),--model $(MODEL)) $(if $(SYSTEM),--system '$(subst ','\'',$(SYSTEM))') \
 	  $(if $(BASE),--base $(BASE)) $(ARGS)
 
-claims: .venv/test.done  ## the lecture's statements: code, test and measured figure of each, none may lack
+claims: .venv/test.done  ## the lecture's statements: code, test, measured figure and what measures it; fails if one is missing
 	@$(PY) -m scripts.lab.claims $(ARGS)
 
-exercises: .venv/test.done  ## the pieces of the source to write anew, in the lecture's order
+exercises: .venv/test.done  ## list the exercises: pieces of the source to write again, in the lecture's order
 	@$(PY) -m scripts.exercise
 
 exercise: .venv/test.done  ## TOPIC=top_p: the project without that piece, in exercises/top_p, and how to grade it
 	@$(PY) -m scripts.exercise --topic '$(TOPIC)' $(if $(OVERWRITE),--overwrite)
 
-twin: .venv/demo.done  ## STEPS=300: train with PyTorch and with NumPy, and lay the loss curves over each other
+twin: .venv/demo.done  ## STEPS=300: train with PyTorch and with NumPy, and draw both loss curves in one picture
 	$(PY) -m scripts.twin $(if $(STEPS),--steps $(STEPS)) $(if $(OUT),--out $(OUT)) --seed $(SEED) $(ARGS)
 
-mutants: .venv/test.done  ## break decoding in many small ways, one by one: do its tests see it?
+mutants: .venv/test.done  ## break decoding in many small ways, one by one: do its tests notice?
 	$(PY) -m scripts.lab.mutants $(ARGS)
 
-bench: .venv/test.done  ## speeds as ratios to what people use, in one run
+bench: .venv/test.done  ## speeds as ratios to common libraries, measured in one run
 	$(PY) -m scripts.lab.bench $(if $(OUT),--out $(OUT)) $(ARGS)
 
-race: .venv/test.done  ## DATA=tinyshakespeare.txt: train beside nanoGPT's CPU recipe, down to the same loss
+race: .venv/test.done  ## DATA=tinyshakespeare.txt: train beside nanoGPT's CPU recipe, to the same loss
 	$(PY) -m scripts.lab.race $(if $(DATA),--data $(DATA)) $(if $(OUT),--out $(OUT)) $(ARGS)
 
 lint: .venv/test.done  ## ruff: check and format
@@ -95,7 +95,7 @@ smollm: .venv/smollm.done  ## PROMPT="…": every algorithm on a real model, Smo
 	@$(PY) -m scripts.compare --prompt '$(subst ','\'',$(or $(PROMPT),I enjoy walking with my cute dog))' --model smollm \
 	  --out runs/smollm --runs 2 --max-new-tokens 60 --seed $(SEED) $(ARGS)
 
-sizes: .venv/demo.done  ## GPT-2, Llama 3 and SmolLM2 counted by our own config, and what training 405B takes
+sizes: .venv/demo.done  ## parameters of GPT-2, Llama 3 and SmolLM2 by our own config, and what training 405B takes
 	@$(PY) -m scripts.sizes
 
 .venv/demo.done: pyproject.toml

@@ -16,7 +16,7 @@ COPIED = ("plain_or_fast.py", "minigpt", "decoding", "sft", "scripts", "tests", 
 
 
 class Exercise(NamedTuple):
-    """A piece of the source to write anew, and the tests that fail without it."""
+    """A piece of the source to write again, and the tests that fail without it."""
 
     statement: str  # of the lecture
     file: str
@@ -40,7 +40,7 @@ TOPICS = {
         "P2", "minigpt/formulas.py", "rotary", "turn each pair of entries by its angle",
         "minigpt/formulas.py tests/test_formulas.py -k 'rotary'"),
     "attention": Exercise(
-        "P2", "minigpt/formulas.py", "causal_attention", "softmax(q·k / sqrt D) v, where the mask allows a look",
+        "P2", "minigpt/formulas.py", "causal_attention", "softmax(q·k / sqrt D) v, where the mask allows it",
         "minigpt/formulas.py tests/test_formulas.py -k 'causal_attention or attention_is or no_logit_is'"),
     "kv_cache": Exercise(
         "P2", "minigpt/model.py", "Attention.forward", "put the keys and values of earlier tokens in front",
@@ -133,12 +133,12 @@ def names(node: ast.stmt) -> list[str]:
 def make(topic: str, directory: Path, overwrite: bool = False) -> Path:
     """Copy the project into the directory, with the topic's piece taken out; return the file to work on.
 
-    ValueError for a topic that isn't known, or when the directory is there already.
+    ValueError for an unknown topic, or when the directory already exists.
     """
     if topic not in TOPICS:
         raise ValueError(f"{topic!r} is not a topic; there are {', '.join(TOPICS)}")
     if directory.exists() and not overwrite:
-        raise ValueError(f"{directory}: is there already, with your work; OVERWRITE=1 begins anew")
+        raise ValueError(f"{directory}: already exists, with your work; OVERWRITE=1 starts again")
     exercise = TOPICS[topic]
     gap = without((ROOT / exercise.file).read_text(encoding="utf-8"), exercise)
     shutil.rmtree(directory, ignore_errors=True)
@@ -159,7 +159,7 @@ def grade(topic: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts.exercise", description=__doc__.split("\n")[0])
     parser.add_argument("--topic", help="which one to make (default: list them)")
-    parser.add_argument("--overwrite", action="store_true", help="begin anew where you have worked already")
+    parser.add_argument("--overwrite", action="store_true", help="start again where you have already worked")
     args = parser.parse_args()
     if args.topic is None:
         for topic, exercise in TOPICS.items():

@@ -1,4 +1,4 @@
-"""The public models counted by our own config, and what training the largest one takes, on paper (P4, P6).
+"""The parameters of public models by our own config, and what training the largest one takes, on paper (P4, P6).
 
 python -m scripts.sizes
 """
@@ -19,11 +19,11 @@ PUBLISHED = {
     "Llama 3 70B": 70_553_706_496,
     "Llama 3 405B": 405_853_388_800,
 }
-GPUS = 16_000  # Llama 3 405B: so many H100, arXiv:2407.21783, section 3.3
+GPUS = 16_000  # H100 GPUs that trained Llama 3 405B: arXiv:2407.21783, section 3.3
 GPU_BYTES = 80e9  # an H100's memory …
 GPU_FLOPS = 400e12  # … and the speed that the report reaches on it (380 to 430 TFLOP/s)
-BATCH_TOKENS, TRAINING_TOKENS = 16e6, 15.6e12  # the report's: tokens a step, and in all
-# Bytes a parameter: products in bf16; gradients are added up in fp32; AdamW keeps two moments and the weights in fp32.
+BATCH_TOKENS, TRAINING_TOKENS = 16e6, 15.6e12  # the report's: tokens per step, and in all
+# Bytes per parameter: products in bf16; gradients are summed in fp32; AdamW keeps two moments and the weights in fp32.
 TRAINING_BYTES = {"weights": 2, "gradients": 4, "optimizer state": 12}
 
 
@@ -36,7 +36,7 @@ def config_of(name: str):
 
 
 def parameters(config) -> int:
-    """How many numbers a model learns; it is built on the meta device, which has shapes and no memory."""
+    """The number of parameters; the model is built on the meta device, which has shapes but no memory."""
     import torch
 
     from minigpt import GPT
@@ -48,9 +48,9 @@ def parameters(config) -> int:
 def activation_bytes(config) -> int:
     """Bytes of bf16 that the forward pass of one token must keep for the backward pass, without recomputation.
 
-    A block keeps what each step takes in: the two norms' inputs and results, query, keys and values, attention's
-    result, and in the MLP what the activation, the gate's product and the last matrix take in. A fused kernel makes
-    attention's T × T probabilities anew. After Korthikanti et al. 2022, arXiv:2205.05198, section 4.1.
+    A block keeps the inputs of each operation: of the two norms and of what follows them, query, keys and values,
+    attention's result, and in the MLP the inputs of the activation, of the gate's product and of the last matrix. A fused
+    kernel recomputes attention's T × T probabilities. After Korthikanti et al. 2022, arXiv:2205.05198, section 4.1.
     """
     C, F, KD = config.d_model, config.d_ff, config.n_kv_heads * config.d_head
     block = 4 * C + (C + 2 * KD) + C + (4 if config.mlp == "swiglu" else 2) * F
@@ -87,8 +87,8 @@ def main() -> None:
     each, whole = needed["FLOPs per token"], needed["FLOPs in all"]
     days = whole / (GPUS * GPU_FLOPS) / 86400
     full, tokens, speed = needed["weights"] / GPU_BYTES, TRAINING_TOKENS / 1e12, GPU_FLOPS / 1e12
-    print(f"""  The weights alone fill {full:.0f} GPUs. So matrices, layers, batches and texts are all cut in parts, and
-  activations are made anew instead of kept. A token costs 6 N = {each:.1e} FLOPs, {tokens} T tokens {whole:.1e}:
+    print(f"""  The weights alone fill {full:.0f} GPUs. So matrices, layers, batches and texts are all split into parts, and
+  activations are recomputed instead of kept. A token costs 6 N = {each:.1e} FLOPs, {tokens} T tokens {whole:.1e}:
   {days:.0f} days on all of the GPUs at {speed:.0f} TFLOP/s each, {days * GPUS / 365:,.0f} years on one of them.""")
 
 

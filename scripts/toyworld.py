@@ -1,12 +1,12 @@
-"""A small town whose people are told of in plain files: the demo's corpus, demonstrations and questions.
+"""A small invented town, described in plain files: the demo's corpus, demonstrations and questions.
 
-Every person has five attributes. `documents.txt` tells of everyone, in many wordings, and never says so in answer to a
-question; `demonstrations.jsonl` answers questions about one half of the town; `questions.jsonl` asks about the other
-half. Whoever answers those has *learnt facts* by reading on (P3) and *learnt to answer* from other people's facts (S6).
+Every person has five attributes. `documents.txt` describes everyone, in many wordings, and never answers a question;
+`demonstrations.jsonl` answers questions about one half of the town; `questions.jsonl` asks about the other half. A model
+that answers those has *learnt facts* by predicting text (P3) and *learnt to answer* from other people's facts (S6).
 
-Quiz pages, 15 % of the documents, ask and never answer. They are there to bring out S1 (a base model that is asked goes
-on asking), and `--no-quiz` leaves them out. `--memorised` tells each person's life in one fixed wording: the facts are
-then learnt by heart and can't be asked for. Allen-Zhu and Li 2023, Physics of Language Models 3.1, arXiv:2309.14316.
+Quiz pages, 15 % of the documents, ask and never answer. They are there to bring out S1 (a base model that is asked
+continues with more questions), and `--no-quiz` leaves them out. `--memorised` describes each person in one fixed wording:
+the facts are then learnt by heart and can't be asked for. Allen-Zhu and Li 2023, Physics of Language Models 3.1, arXiv:2309.14316.
 
 Names and values stand after a space wherever they occur, so that a byte-pair tokenizer sees one word as one token.
 """
@@ -72,7 +72,7 @@ VALUES = {
 
 # --- how the town talks -----------------------------------------------------------------------------------------------
 # {name} is the name. {who}, {whom}, {whose} are the name (Mira, Mira, Mira's) or the pronoun (she, her, her), {own} is
-# always the pronoun; {value} is the attribute's value, {a} its article. The words before {value} tell the attribute.
+# always the pronoun; {value} is the attribute's value, {a} its article. The words before {value} say which attribute it is.
 
 OPENERS = [
     "Meet {name}.",
@@ -236,7 +236,7 @@ WITHHELD = {  # wordings that no demonstration uses; quiz pages ask in them, una
     ],
 }
 
-ANSWERS = {  # one form an attribute, so that an exact match is well defined
+ANSWERS = {  # one form per attribute, so that an exact match is well defined
     "pronoun": {
         "job": "{Who} works as {a} {value}.",
         "town": "{Who} lives in {value}.",
@@ -335,12 +335,12 @@ def cloze(person: Person, opener: str, tellings: Sequence[Telling], attribute: s
 
 
 def stream(seed: int, purpose: str) -> random.Random:
-    """A generator of its own for each purpose, so that leaving out the quiz pages changes no fact and no question."""
+    """A separate random generator for each purpose, so that leaving out the quiz pages changes no fact and no question."""
     return random.Random(f"{seed} {purpose}")
 
 
 def deal(cards: Sequence, n: int, rng: random.Random) -> list:
-    """n cards, dealt from one shuffled pack after another: random, and as even as n allows.
+    """n cards, dealt from shuffled packs one after another: random, and as even as n allows.
 
     >>> sorted(deal("abc", 6, random.Random(0)))
     ['a', 'a', 'b', 'b', 'c', 'c']
@@ -442,11 +442,11 @@ def build(
     memorised: bool = False,
     answers: str = "pronoun",
 ) -> World:
-    """Draw the town and all that is written about it; the same arguments give the same world.
+    """Draw the town and everything that is written about it; the same arguments give the same world.
 
     quiz and memorised change the documents (and with memorised the cloze), never a fact, a question or an answer.
     people: at least 4, at most as many as there are names. biographies: for each person. quiz: with quiz pages.
-    memorised: one fixed biography a person. answers: a key of ANSWERS. ValueError for anything else.
+    memorised: one fixed biography per person. answers: a key of ANSWERS. ValueError for invalid arguments.
 
     >>> world = build(seed=0, people=4, biographies=2)
     >>> len(world.people), len(world.documents), len(world.demonstrations), len(world.questions)
@@ -481,12 +481,12 @@ def build(
 
 
 def json_lines(records: Iterable[dict]) -> str:
-    """One JSON object a line."""
+    """One JSON object per line."""
     return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
 
 
 def write(directory: str | Path, world: World) -> None:
-    """Write the world's three files, each aside first and then renamed in; OSError where that can't be done.
+    """Write the world's three files, each aside first and then renamed in; OSError if that fails.
 
     documents.txt: the documents, a line SEPARATOR between two. demonstrations.jsonl: prompt, response. questions.jsonl:
     person, attribute, question, answer (the whole response), value, wording, phrasing_seen (do demonstrations use that
@@ -512,7 +512,7 @@ def write(directory: str | Path, world: World) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line: exit status 2 and one line for what can't be done."""
+    """The command line: exit status 2 and one line on standard error for a mistake."""
     parser = argparse.ArgumentParser(prog="toyworld", description="Write a toy world's texts from a seed.")
     parser.add_argument("--out", required=True, metavar="DIR", help="where the three files go")
     parser.add_argument("--seed", type=int, default=0, help="draws the world, the wordings and the order")

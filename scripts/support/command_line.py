@@ -17,7 +17,7 @@ def run(main: Callable[[], object]) -> None:
 
 
 def one_line(problem: Exception) -> str:
-    """What a user is told of a problem."""
+    """The message of a problem on one line; for a file, its name and what is wrong."""
     text = str(problem)
     if isinstance(problem, OSError) and problem.strerror and problem.filename:
         text = f"{problem.filename}: {problem.strerror}"

@@ -42,5 +42,5 @@ def open_tokenizer(directory: Path) -> Tokenizer:
 
 
 def toy_tokenizer() -> Tokenizer:
-    """The tokenizer that the demo trains, trained anew on the toy world's text."""
+    """The tokenizer that the demo trains, trained again on the toy world's text."""
     return Tokenizer.train(toyworld.build(0).documents, pretrain.VOCAB_SIZE)

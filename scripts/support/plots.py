@@ -1,7 +1,9 @@
 """Pictures of a run, from its data: loss curves, a distribution before and after each filter, a beam tree."""
 
+import io
 import json
 import math
+from html import escape
 from pathlib import Path
 
 INK, GREY, BLUE, ORANGE, GREEN = "#222222", "#b8b8b8", "#2f6db5", "#d9772b", "#3a8f5c"
@@ -36,7 +38,7 @@ def loss_figure(log: Path, title: str, ln_vocab: float | None = None):
         axes.plot(*zip(*measured), "o", color=ORANGE, ms=5, label="validation")
     if ln_vocab:
         axes.axhline(ln_vocab, color=INK, lw=0.8, ls=":", label=f"ln V = {ln_vocab:.2f}: knows nothing yet")
-    axes.set(xlabel="step", ylabel="loss (nats a token)", title=title, ylim=(0, None))
+    axes.set(xlabel="step", ylabel="loss (nats per token)", title=title, ylim=(0, None))
     axes.legend(frameon=False, fontsize=9)
     return fig
 
@@ -46,20 +48,20 @@ def curves_figure(curves: dict[str, list[float]]):
     fig, axes = figure(9.6, 3.4)
     for (name, losses), width, colour in zip(curves.items(), (5, 1.2, 1), (GREY, BLUE, ORANGE)):
         axes.plot(range(1, len(losses) + 1), losses, lw=width, color=colour, label=name)
-    axes.set(xlabel="step", ylabel="loss (nats a token)", ylim=(0, None))
+    axes.set(xlabel="step", ylabel="loss (nats per token)", ylim=(0, None))
     axes.legend(frameon=False)
     return fig
 
 
 def ratios_figure(rows: list[dict], title: str):
-    """How many times as quick as its peer each piece of work is, as bars; the line is as quick."""
+    """How many times as fast as its peer each piece of work is, as bars; the line at 1 is equal speed."""
     fig, axes = figure(9.6, 0.9 + 0.3 * len(rows))
     names, ratios = [f"{row['what']} / {row['peer_name']}" for row in rows], [row["ratio"] for row in rows]
     colours = [BLUE if ratio >= 1 else ORANGE for ratio in ratios]
     bars = axes.barh(names, [ratio - 1 for ratio in ratios], left=1, color=colours, height=0.7)
     axes.bar_label(bars, [f"{ratio:.2f}" for ratio in ratios], padding=3, fontsize=8)
     axes.invert_yaxis()
-    axes.set(xscale="log", xlabel="times as quick", title=title)
+    axes.set(xscale="log", xlabel="times as fast", title=title)
     axes.margins(x=0.1)  # room for the figures beside the bars
     axes.tick_params(labelsize=8)
     return fig
@@ -107,8 +109,6 @@ def save_loss_plot(directory: Path) -> None:
 
 def svg(fig) -> str:
     """A figure as an <svg> element to put into a page."""
-    import io
-
     buffer = io.StringIO()
     fig.savefig(buffer, format="svg")
     text = buffer.getvalue()
@@ -153,8 +153,6 @@ def beam_svg(turns: list[dict], start: str) -> str:
     turns: per turn {"kept": [...], "pruned": [...]} of {"parent", "text", "probability", "path"}; parent: a row of the
     turn before among its kept. Each box shows the token and the probability of the whole path.
     """
-    from html import escape
-
     column, line, box = 150, 34, 118
     height = max(len(turn["kept"]) + len(turn["pruned"]) for turn in turns) * line + 50
     parts = [f'<svg viewBox="0 0 {column * (len(turns) + 1)} {height}" class="tree" role="img">']

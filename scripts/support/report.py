@@ -77,7 +77,7 @@ def rows(header: list[str], body: list[list[str]], numbers: set[int]) -> str:
 def opening(results: dict, story: dict) -> str:
     answers, seconds = results["answers"], results["seconds"]
     facts = [
-        (f"{answers['base_cloze']:.0%}", "of held-out facts known by the base model, told as a gap to fill"),
+        (f"{answers['base_cloze']:.0%}", "of held-out facts known by the base model, asked as a gap to fill"),
         (f"{answers['base_exact_raw']:.0%}", "of the same answered by it, when asked in plain text"),
         (f"{answers['sft_exact']:.0%}", "answered after fine-tuning on other people"),
         (f"{answers['sft_exact_unseen_phrasing']:.0%}", "answered in wordings that fine-tuning never used"),
@@ -100,10 +100,10 @@ def text_and_tokens(story: dict) -> str:
     quiz = ""
     if story["quiz"]:
         quiz = """<p class="soft">15 % of the documents are quiz pages, which ask and never answer. They are put there on purpose, to
-        bring out what S1 describes: asked a question, a base model goes on asking. They hold no fact.</p>"""
+        bring out what S1 describes: asked a question, a base model continues with more questions. They hold no fact.</p>"""
     return section(
         "A corpus becomes tokens", "P1",
-        f"<p>A small town is told of in many short texts:</p><ul class='corpus'>{lines}</ul>{quiz}",
+        f"<p>Many short texts describe a small invented town:</p><ul class='corpus'>{lines}</ul>{quiz}",
         f"<p>A byte-pair tokenizer, trained on it, cuts it into pieces; frequent words are one token:</p><p>{pieces}</p>",
     )  # fmt: skip
 
@@ -114,7 +114,7 @@ def pretraining(directory: Path, results: dict) -> str:
     return section(
         "A transformer learns to predict the next token", "P2 P3",
         f"""<p>The first loss is {base["first_loss"]:.2f}: the model knows nothing, so every one of the V tokens is as good as
-        any other, and ln V = {base["ln_vocab"]:.2f}. After {base["steps"]} steps it is {base["val_loss"]:.3f} nats a token on text that it
+        any other, and ln V = {base["ln_vocab"]:.2f}. After {base["steps"]} steps it is {base["val_loss"]:.3f} nats per token on text that it
         hasn't seen.</p><figure>{picture}</figure>""",
     )  # fmt: skip
 
@@ -165,11 +165,11 @@ def continuations(trace: dict) -> str:
             f"{row['repetition']:.2f}", f"{row['distinct2']:.2f}", f"{row['logprob']:.2f}",
             "differs" if row["second_run_differs"] else "the same",
         ])  # fmt: skip
-    header = ["algorithm", "text", "repeated 4-grams", "distinct pairs", "log-prob a token", "second run"]
+    header = ["algorithm", "text", "repeated 4-grams", "distinct pairs", "log-prob per token", "second run"]
     return section(
         "The same prompt, continued by every algorithm", "G3 to G9",
-        f"""<p>“{escape(trace["prompt"])} …”. The end token is taken away here, so that each has to fill the same length, longer than
-        a document. Look at what repeats itself, and at what a second run changes; the figures are means over the runs.</p>""",
+        f"""<p>“{escape(trace["prompt"])} …”. The end token is taken away here, so that each algorithm has to fill the same length, longer than
+        a document. Note what repeats itself, and what a second run changes; the figures are means over the runs.</p>""",
         rows(header, body, numbers={2, 3, 4}),
     )  # fmt: skip
 
@@ -197,7 +197,7 @@ def questions(directory: Path, results: dict, story: dict) -> str:
         ("base model", "asked after three answered questions", "base_exact_3shot"),
         ("base model", "asked in fine-tuning's layout", "base_exact"),
         ("base model", "the right word anywhere in 40 tokens", "base_mentions"),
-        ("fine-tuned", "wordings met in fine-tuning", "sft_exact"),
+        ("fine-tuned", "wordings seen in fine-tuning", "sft_exact"),
         ("fine-tuned", "other wordings", "sft_exact_unseen_phrasing"),
         ("fine-tuned", "the gap to fill again: what was forgotten?", "sft_cloze"),
     ]
@@ -222,10 +222,10 @@ def questions(directory: Path, results: dict, story: dict) -> str:
     picture = plots.svg(plots.loss_figure(directory / "sft/log.jsonl", "fine-tuning: loss on the responses"))
     return section(
         "The base model knows, and does not answer", "P5 S1",
-        f"""<p>Told the beginning of a sentence, the base model goes on with the right fact in {answers["base_cloze"]:.0%} of the
-        cases. Asked for the same fact, it goes on writing, as its corpus does.</p>""",
+        f"""<p>Given the beginning of a sentence, the base model continues with the right fact in {answers["base_cloze"]:.0%} of the
+        cases. Asked for the same fact, it continues the text, as its corpus does.</p>""",
         rows(
-            ["told", "it goes on", "asked", "it goes on"],
+            ["given", "it continues", "asked", "it continues"],
             [
                 [escape(row["cloze"]), f"<b>{escape(row['told'].split('.')[0])}</b> …", escape(row["question"]),
                  f"<span class=soft>{escape(row['base'].strip())}</span>"]
@@ -235,10 +235,10 @@ def questions(directory: Path, results: dict, story: dict) -> str:
         ),
     ) + section(
         "Fine-tuning: the same loop, other data", "S2 to S6",
-        f"""<p>The loop that pretrained the model now runs on prompts and responses about <i>one half</i> of the town. Then it is asked
-        {answers["n"]} questions about the other half, whom it met in pretraining only.</p>
+        f"""<p>The loop that pretrained the model now runs on prompts and responses about <i>one half</i> of the town. Then the model is asked
+        {answers["n"]} questions about the other half, which it met in pretraining only.</p>
         <figure>{picture}</figure>{table}""",
         "<p style='margin-top:2rem'>The same ten questions, before and after:</p>",
-        rows(["question", "base model goes on", "fine-tuned model answers", "true"], body, numbers=set()),
-        """<p class="soft">It isn't ready for use (S7): it answers what it was shown to answer, and is sure of itself when it is wrong.</p>""",
+        rows(["question", "base model continues", "fine-tuned model answers", "true"], body, numbers=set()),
+        """<p class="soft">It isn't ready for use (S7): it answers the kind of question it was shown, and it is just as sure when it is wrong.</p>""",
     )  # fmt: skip

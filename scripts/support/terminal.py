@@ -9,9 +9,14 @@ GREY, BOLD, RESET = "\033[90m", "\033[1m", "\033[0m"
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print rows under a header in aligned columns: numbers to the right, long texts cut to the terminal's width."""
+    # to text
     cells = [[f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
+
+    # how wide is each column, and what room is left for the last one?
     widths = [max(len(row[i]) for row in [list(header), *cells]) for i in range(len(header))]
     room = max(20, terminal_width() - sum(widths[:-1]) - 2 * len(widths))
+
+    # print
     for number, row in enumerate([list(header), *cells]):
         aligned = [
             cell.rjust(width) if rows and isinstance(rows[0][i], int | float) else cell.ljust(width)
