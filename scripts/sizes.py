@@ -49,8 +49,8 @@ def activation_bytes(config) -> int:
     """Bytes of bf16 that the forward pass of one token must keep for the backward pass, without recomputation.
 
     A block keeps the inputs of each operation: of the two norms and of what follows them, query, keys and values,
-    attention's result, and in the MLP the inputs of the activation, of the gate's product and of the last matrix. A fused
-    kernel recomputes attention's T × T probabilities. After Korthikanti et al. 2022, arXiv:2205.05198, section 4.1.
+    attention's result, and in the MLP the inputs of the activation, of the gate's product and of the last matrix. A
+    fused kernel recomputes attention's T × T probabilities. Korthikanti et al. 2022, arXiv:2205.05198, section 4.1.
     """
     C, F, KD = config.d_model, config.d_ff, config.n_kv_heads * config.d_head
     block = 4 * C + (C + 2 * KD) + C + (4 if config.mlp == "swiglu" else 2) * F
@@ -87,7 +87,7 @@ def main() -> None:
     each, whole = needed["FLOPs per token"], needed["FLOPs in all"]
     days = whole / (GPUS * GPU_FLOPS) / 86400
     full, tokens, speed = needed["weights"] / GPU_BYTES, TRAINING_TOKENS / 1e12, GPU_FLOPS / 1e12
-    print(f"""  The weights alone fill {full:.0f} GPUs. So matrices, layers, batches and texts are all split into parts, and
+    print(f"""  The weights alone fill {full:.0f} GPUs. So matrices, layers, batches and texts are all split, and
   activations are recomputed instead of kept. A token costs 6 N = {each:.1e} FLOPs, {tokens} T tokens {whole:.1e}:
   {days:.0f} days on all of the GPUs at {speed:.0f} TFLOP/s each, {days * GPUS / 365:,.0f} years on one of them.""")
 

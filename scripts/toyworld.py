@@ -1,12 +1,13 @@
 """A small invented town, described in plain files: the demo's corpus, demonstrations and questions.
 
 Every person has five attributes. `documents.txt` describes everyone, in many wordings, and never answers a question;
-`demonstrations.jsonl` answers questions about one half of the town; `questions.jsonl` asks about the other half. A model
-that answers those has *learnt facts* by predicting text (P3) and *learnt to answer* from other people's facts (S6).
+`demonstrations.jsonl` answers questions about one half of the town; `questions.jsonl` asks about the other half. Who
+answers those has *learnt facts* by predicting text (P3) and *learnt to answer* from other people's facts (S6).
 
 Quiz pages, 15 % of the documents, ask and never answer. They are there to bring out S1 (a base model that is asked
-continues with more questions), and `--no-quiz` leaves them out. `--memorised` describes each person in one fixed wording:
-the facts are then learnt by heart and can't be asked for. Allen-Zhu and Li 2023, Physics of Language Models 3.1, arXiv:2309.14316.
+continues with more questions), and `--no-quiz` leaves them out. `--memorised` describes each person in one fixed
+wording: the facts are then learnt by heart and can't be asked for. Allen-Zhu and Li 2023, Physics of Language Models
+3.1, arXiv:2309.14316.
 
 Names and values stand after a space wherever they occur, so that a byte-pair tokenizer sees one word as one token.
 """
@@ -72,7 +73,7 @@ VALUES = {
 
 # --- how the town talks -----------------------------------------------------------------------------------------------
 # {name} is the name. {who}, {whom}, {whose} are the name (Mira, Mira, Mira's) or the pronoun (she, her, her), {own} is
-# always the pronoun; {value} is the attribute's value, {a} its article. The words before {value} say which attribute it is.
+# always the pronoun; {value} is the attribute's value, {a} its article. The words before {value} name the attribute.
 
 OPENERS = [
     "Meet {name}.",
@@ -335,7 +336,7 @@ def cloze(person: Person, opener: str, tellings: Sequence[Telling], attribute: s
 
 
 def stream(seed: int, purpose: str) -> random.Random:
-    """A separate random generator for each purpose, so that leaving out the quiz pages changes no fact and no question."""
+    """A separate random generator for each purpose, so that leaving out the quiz changes no fact and no question."""
     return random.Random(f"{seed} {purpose}")
 
 
