@@ -169,7 +169,7 @@ def test_the_last_checkpoints_stay_and_the_newest_is_resumed(tmp_path, keep, lef
 
 @pytest.mark.parametrize("files", range(9))
 def test_a_checkpoint_that_can_not_be_written_leaves_the_earlier_ones_whole(tmp_path, monkeypatch, files):
-    # "checkpoints torn by a kill"
+    # docs/known_bugs.md: checkpoints torn by a kill
     saved_run(tmp_path, [1, 2])
     before = contents(tmp_path)
     FullDisk(monkeypatch, files)

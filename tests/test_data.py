@@ -68,7 +68,7 @@ def test_rows_cover_every_target_exactly_once(documents, context, offset):
 
 @given(documents, contexts, st.integers(0, 40))
 def test_a_row_stays_inside_one_document_and_a_short_document_is_one_row(documents, context, offset):
-    # LLaMA-Factory 2289: packing that leaks one document into another
+    # docs/known_bugs.md: packing that leaks one document into another
     tokens = laid_out(documents)
     starts, lengths = rows_of(tokens, END, context, offset % context)
     for start, length in zip(starts, lengths):
@@ -105,7 +105,7 @@ def test_all_batches_hold_every_target_once(documents, context, batch_size):
 
 @given(st.integers(0, 5), st.lists(st.integers(0, 40), min_size=1, max_size=6))
 def test_a_batch_is_a_function_of_seed_and_step_alone(seed, steps):
-    # "a RNG draw hidden in making an iterator", "epoch-0 order replayed on resume"
+    # docs/known_bugs.md: a RNG draw hidden in making an iterator, epoch-0 order replayed on resume
     tokens = laid_out([list(range(1, n)) for n in (3, 30, 8, 17, 2)])
     in_this_order = token_batches(tokens, END, 8, 3, seed)
     for step in steps:

@@ -202,7 +202,7 @@ def test_the_engine_s_attention_is_pytorchs_for_any_mask(mask):
 
 
 def test_no_logit_is_large_enough_to_see_past_the_causal_mask():
-    # minGPT issue 75: a mask of -1e4 that large logits beat
+    # docs/known_bugs.md: a mask of -1e4 that large logits beat
     query, key, value = (normal(1, 2, 6, 4, seed=i, scale=1e4) for i in range(3))
     before = formulas.causal_attention(query, key, value)
     key[:, :, 4:], value[:, :, 4:] = 1e6, -1e6

@@ -206,7 +206,7 @@ def test_saves_are_made_unless_they_are_declined(tmp_path, flags):
 
 
 def test_on_the_cpu_no_other_device_is_touched(tmp_path, flags, monkeypatch):
-    # "--device=cpu that still touches CUDA"
+    # docs/known_bugs.md: --device=cpu that still touches CUDA
     for name in ("is_available", "_lazy_init", "device_count"):
         monkeypatch.setattr(torch.cuda, name, lambda *_: pytest.fail("CUDA was touched"))
     assert call(*flags, "--steps", 2, "--device", "cpu", "--out", tmp_path / "run") == 0

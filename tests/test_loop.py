@@ -86,7 +86,7 @@ def test_muons_step_follows_the_schedule_from_a_peak_of_its_own():
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("pieces", [2, 8])
 def test_one_batch_in_pieces_gives_the_same_gradient_as_whole(pieces, optimizer):
-    # transformers PR 34191: accumulation that averages averages; here each row has another number of targets
+    # docs/known_bugs.md: accumulation that averages averages; here each row has another number of targets
     results = []
     for micro_batches in (1, pieces):
         model = tiny()
@@ -113,7 +113,7 @@ def test_the_gradient_is_that_of_the_mean_over_the_batchs_learnt_targets():
 
 
 def test_gradients_are_clipped_over_all_pieces_at_once():
-    # "clipping before unscaling"
+    # docs/known_bugs.md: clipping before unscaling
     model = tiny()
     (step,) = run(model, plan(1, micro_batches=4, clip=1e-3))
     assert step.grad_norm > 1e-2
@@ -122,7 +122,7 @@ def test_gradients_are_clipped_over_all_pieces_at_once():
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_a_run_interrupted_and_resumed_is_the_whole_run_bit_for_bit(optimizer):
-    # "epoch-0 order replayed on resume", "a RNG draw hidden in making an iterator"; with dropout
+    # docs/known_bugs.md: epoch-0 order replayed on resume, a RNG draw hidden in making an iterator; with dropout
     whole, cut, state = tiny(dropout=0.3), tiny(dropout=0.3), TrainState()
     losses = [step.loss for step in run(whole, plan(8, optimizer))]
     first = [step.loss for step in run(cut, plan(8, optimizer), state, steps=4)]
@@ -227,7 +227,7 @@ def test_training_does_not_print(capsys):
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_every_parameter_is_in_exactly_one_optimizer(optimizer, tied):
-    # "a tied weight counted twice"
+    # docs/known_bugs.md: a tied weight counted twice
     model = tiny(tie_embeddings=tied, position="learned", norm="layernorm", bias=True)
     optimizers = make_optimizers(model, plan(1, optimizer, betas=(0.7, 0.9)), torch.float64)
     held = [id(parameter) for one, _ in optimizers for parameter in one.parameters.values()]

@@ -114,7 +114,7 @@ def test_only_a_model_with_biases_has_them(switches):
 
 
 def test_a_tied_weight_is_one_parameter():
-    # "a tied weight counted twice"
+    # docs/known_bugs.md: a tied weight counted twice
     tied, untied = tiny(tie_embeddings=True), tiny(tie_embeddings=False)
     assert tied.head.weight is tied.token_embedding.weight
     assert "head.weight" not in dict(tied.named_parameters())
@@ -140,7 +140,7 @@ def whole_logits(model: GPT, texts: list[list[int]], lengths: list[int], steps: 
 
 @pytest.mark.parametrize("lengths", [[3, 1, 5], [4, 4, 4], [2]], ids=str)
 def test_the_cache_changes_no_logit_and_a_row_of_a_batch_is_what_it_is_alone(switches, lengths):
-    # "left padding shifting positions"
+    # docs/known_bugs.md: left padding shifting positions
     model = tiny(**switches)
     texts = random_ids(model, len(lengths), 16).tolist()
     assert_close(
@@ -167,7 +167,7 @@ def test_the_cache_grows_past_its_first_slots(position, lengths):
     st.booleans(),
 )
 def test_reordered_rows_go_on_as_copies_of_the_rows_they_came_from(lengths, orders, learned):
-    # "a cache that is not reordered": rows may be repeated, dropped and swapped, several times
+    # docs/known_bugs.md: a cache that is not reordered: rows may be repeated, dropped and swapped, several times
     model = tiny(position="learned" if learned else "rope")
     texts = [random_ids(model, n, seed=n + i).tolist() for i, n in enumerate(lengths)]
     _, cache = model.prefill(texts)
@@ -182,7 +182,7 @@ def test_reordered_rows_go_on_as_copies_of_the_rows_they_came_from(lengths, orde
 
 
 def test_dropout_is_on_in_training_and_off_when_evaluating_or_generating():
-    # "dropout on while sampling"
+    # docs/known_bugs.md: dropout on while sampling
     model, ids = tiny(dropout=0.5), torch.tensor([[1, 2, 3, 4]])
     quiet = model(ids)
     assert_close(quiet, tiny()(ids))
@@ -214,7 +214,7 @@ def test_weights_begin_small_and_smaller_where_they_write_into_the_stream():
 
 @pytest.mark.parametrize("position", ["rope", "learned"])
 def test_more_tokens_than_the_context_holds_are_refused(position):
-    # "a cache run past the window"
+    # docs/known_bugs.md: a cache run past the window
     model, ids = tiny(position=position), [1] * 16
     _, cache = model.prefill([ids, [1]])
     for too_long in (

@@ -44,7 +44,7 @@ def test_fifty_steps_of_adamw_and_clipping_are_pytorchs(weight_decay, largest):
 
 
 def test_matrices_and_embeddings_are_decayed_and_norms_and_biases_are_not():
-    # "decay on norms"
+    # docs/known_bugs.md: decay on norms
     model = tiny(bias=True, norm="layernorm", position="learned")
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     for parameter in model.parameters():

@@ -77,7 +77,7 @@ def test_streamed_pieces_join_to_the_decoded_text(tok, ids):
 
 
 def test_a_character_split_over_tokens_is_streamed_whole():
-    # "streams that split an emoji"
+    # docs/known_bugs.md: streams that split an emoji
     tok = Tokenizer.train([], 259)
     assert list(tok.decode_stream(tok.encode("a🙂é!"))) == ["a", "🙂", "é", "!"]
 
@@ -183,14 +183,14 @@ def test_a_tie_goes_to_the_greater_pair_of_byte_strings():
 @pytest.mark.usefixtures("edition")
 @pytest.mark.parametrize("corpus, reached", [([], 259), ([""], 259), (["a"], 259), (["ab"], 260), (["hi hi"], 261)])
 def test_training_on_tiny_text_stops_early_and_says_the_size_it_reached(corpus, reached):
-    # "BPE training on tiny text that dies in max()"
+    # docs/known_bugs.md: BPE training on tiny text that dies in max()
     tok = Tokenizer.train(corpus, 1000)
     assert tok.vocab_size == reached
     assert tok.decode(tok.encode("anything é")) == "anything é"
 
 
 def test_training_counts_each_distinct_chunk_once():
-    # minbpe PR 82: every chunk counted instead of every distinct one made hours of minutes
+    # docs/known_bugs.md: every chunk counted instead of every distinct one made hours of minutes
     with mock.patch("minigpt.tokenizer.learn_merges", return_value=[]) as learn_merges:
         Tokenizer.train(["low low", "lot"] * 1000, 300)
     assert learn_merges.call_args.args[0] == {b"low": 1000, b" low": 1000, b"lot": 1000}
