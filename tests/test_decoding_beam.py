@@ -76,8 +76,9 @@ def runs(draw):
 @more
 def test_beam_search_equals_the_plain_one(run):
     """Ids, order, scores and stops. So: stopping early changes nothing, and an ended path fills no place of the beam.
-    (Bugs of others: the prompt counted in the length; a wrong bound when the penalty is negative; a cache that isn't
-    reordered: the model's next logits depend on the whole text.)"""
+
+    Known bugs (docs/known_bugs.md): the prompt counts in the length; a wrong bound when the penalty is negative; a cache
+    that isn't reordered (the model's next logits depend on the whole text)."""
     model, prompt, settings = run
     found = beam_search(model, prompt, **settings)
     expected = plain_beam(model, prompt, **settings)
@@ -189,7 +190,7 @@ def test_beam_is_mostly_at_least_as_probable_as_greedy():
 
 
 def test_the_length_counts_new_tokens_only():
-    """A bug of others (vLLM): the prompt counts, so that a long prompt favours short answers."""
+    """Known bug (docs/known_bugs.md): the prompt counts, so that a long prompt favours short answers."""
     tree = Tree({"so": {"it": 0.6, ".": 0.4}, "so it": {"is": 0.9, ".": 0.1}, "so it is": {".": 0.95, "so": 0.05}})
     for prompt in ("so", "it is it is it is so"):
         tree.tree |= {prompt + rest: tree.tree["so" + rest] for rest in ("", " it", " it is")}
@@ -216,7 +217,7 @@ def test_it_stops_as_soon_as_nothing_can_change():
 
 
 def test_a_negative_penalty_does_not_stop_it_too_early():
-    """A bug of others (transformers PR 20901). Two poor texts have ended; the live one, three tokens long, beats both,
+    """Known bug (docs/known_bugs.md). Two poor texts have ended; the live one, three tokens long, beats both,
     though it would not if it went on for the 40 that it may have."""
     tree = Tree(
         {

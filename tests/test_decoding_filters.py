@@ -124,8 +124,9 @@ def test_a_bad_setting_is_an_error_that_names_it(name, bad):
 @given(x=logits(), k=st.one_of(st.integers(1, 70), st.sampled_from([1, 1000, 50_256, 50_257, 10**9])))
 @quick
 def test_top_k_keeps_exactly_k(x, k):
-    """k of them even if equals straddle the edge; fewer only where fewer were left. (Bugs of others: k > V crashes,
-    equals keep more than k.)"""
+    """k of them even if equals straddle the edge; fewer only where fewer were left.
+
+    Known bugs (docs/known_bugs.md): k > V crashes; with ties more than k are kept."""
     after = top_k(x, k)
     kept = assert_keeps_the_best(x, after)
     assert torch.equal(kept, is_in(x).sum(-1).clamp(max=k))
@@ -141,7 +142,7 @@ def test_top_k_keeps_exactly_k(x, k):
 @given(x=logits(), p=probabilities)
 @quick
 def test_top_p_keeps_the_smallest_set_that_reaches_p(x, p):
-    """Bugs of others: the largest set below p; one token too many at equality; p = 0 gives NaN."""
+    """Known bugs (docs/known_bugs.md): the largest set below p; one token too many at equality; p = 0 gives NaN."""
     after = top_p(x, p)
     kept = assert_keeps_the_best(x, after)
     if p == 1:
@@ -171,7 +172,7 @@ def test_top_p_at_the_very_edge(x, count):
 
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_top_p_forgives_rounding(dtype):
-    """A bug of others: [.3, .1, .1, .5] through log and softmax sums to .7999999999999999 where .8 is meant."""
+    """Known bug (docs/known_bugs.md): the sum is .7999999999999999 after log and softmax where .8 is meant."""
     if dtype in (torch.float16, torch.bfloat16):  # these can't tell .7999 from .8: exact powers of two instead
         assert top_p(torch.tensor([0.25, 0.125, 0.125, 0.5]).log2().to(dtype) * math.log(2), 0.7).isfinite().sum() == 2
         return
@@ -292,7 +293,7 @@ def test_temperature_counts_in_float32_or_better(x, t):
 @given(x=logits())
 @quick
 def test_temperature_zero_is_the_lowest_argmax(x):
-    """A bug of others: temperature 0 crashes."""
+    """Known bug (docs/known_bugs.md): temperature 0 crashes."""
     after = temperature(x, 0)
     assert (assert_keeps_the_best(x, after) == 1).all()
     for row, before in rows_of(after, x):
@@ -383,7 +384,7 @@ def test_the_draw_is_the_inverse_of_the_cumulative_distribution(x, N):
 @given(x=logits(rows=[(3,)]), uniform=st.one_of(st.floats(0, 1), st.sampled_from([0.0, 5e-324, 1 - 2**-53, 1.0])))
 @quick
 def test_a_drawn_token_can_be_drawn(x, uniform):
-    """A bug of others: a uniform number of 0, or one next to 1, returns a token of probability 0."""
+    """Known bug (docs/known_bugs.md): a uniform number of 0, or one next to 1, returns a token of probability 0."""
     ids = draw(x, torch.full((3,), uniform, dtype=torch.float64))
     assert (masses(x).gather(-1, ids[:, None]) > 0).all()
 

@@ -51,8 +51,10 @@ def as_set(eos_id) -> set[int]:
 @given(run=runs())
 @quick
 def test_a_row_comes_out_as_it_would_alone(run):
-    """Row i equals that prompt alone with seed s + i. (Bugs of others: a seed that depends on the neighbours, positions
-    that shift with the padding, a cache that isn't reordered when a row ends.)"""
+    """Row i equals that prompt alone with seed s + i.
+
+    Known bugs (docs/known_bugs.md): a seed that depends on the neighbours, positions that shift with the padding, a cache
+    that isn't reordered when a row ends."""
     model, prompts, settings = run
     together = generate(model, prompts, **settings)
     for row, (prompt, one) in enumerate(zip(prompts, together, strict=True)):
@@ -206,7 +208,7 @@ def test_without_a_seed_two_runs_differ_and_with_one_they_do_not(V):
 
 
 def test_a_seed_does_not_depend_on_the_number_of_new_tokens_or_of_neighbours():
-    """A bug of others (vLLM): the same seed gives another text when the batch is another."""
+    """Known bug (docs/known_bugs.md): the same seed gives another text when the batch is another."""
     model = RandomTree(V=9, seed=1)
     alone = generate(model, [[1, 2]], max_new_tokens=30, seed=11)[0].ids
     assert generate(model, [[3], [1, 2], [4] * 5], max_new_tokens=30, seed=10)[1].ids == alone
@@ -232,7 +234,9 @@ def test_models_in_other_precisions(run, dtype):
 
 
 def test_the_window():
-    """Prompt and new tokens fill it exactly; nothing slides. (A bug of others: a cache that runs past the window.)"""
+    """Prompt and new tokens fill it exactly; nothing slides.
+
+    Known bug (docs/known_bugs.md): a cache that runs past the window."""
     model = RandomTree(V=5, seed=0, context_length=6)
     found = generate(model, [[1], [1, 2, 3, 4, 0], [1, 2]], max_new_tokens=4, seed=0)
     assert [(len(one.ids), one.stop) for one in found] == [(4, "length"), (1, "context"), (4, "length")]

@@ -42,8 +42,10 @@ some = st.permutations(PROMPTS).flatmap(lambda prompts: st.integers(1, 5).map(la
 @given(prompts=some, settings=SETTINGS)
 @few
 def test_cached_equals_uncached_and_a_batch_equals_its_rows(model, prompts, settings):
-    """In float64, text for text. (Bugs of others: padding that shifts positions, attention that sees the padding,
-    a cache with a wrong row order after a row has ended.)"""
+    """In float64, text for text.
+
+    Known bugs (docs/known_bugs.md): padding that shifts positions, attention that sees the padding, a cache with a wrong row
+    order after a row has ended."""
     cached = generate(model, prompts, **settings)
     anew = generate(uncached(model), prompts, **settings)
     alone = [
@@ -61,7 +63,7 @@ def test_cached_equals_uncached_and_a_batch_equals_its_rows(model, prompts, sett
 @given(prompt=st.sampled_from(PROMPTS), width=st.integers(1, 5), length=st.integers(1, 10), eos=st.booleans())
 @few
 def test_cached_beam_equals_uncached_beam(model, prompt, width, length, eos):
-    """(A bug of others: a cache that isn't reordered with the paths.)"""
+    """Known bug (docs/known_bugs.md): a cache that isn't reordered with the paths."""
     settings = {"width": width, "max_new_tokens": length, "eos_id": [0, 3, 7] if eos else None, "length_penalty": 0.7}
     cached, anew = (beam_search(each, prompt, **settings) for each in (model, uncached(model)))
     assert [(one.ids, one.stop) for one in cached] == [(one.ids, one.stop) for one in anew]
