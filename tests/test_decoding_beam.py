@@ -77,8 +77,8 @@ def runs(draw):
 def test_beam_search_equals_the_plain_one(run):
     """Ids, order, scores and stops. So: stopping early changes nothing, and an ended path fills no place of the beam.
 
-    Known bugs (docs/known_bugs.md): the prompt counts in the length; a wrong bound when the penalty is negative; a cache
-    that isn't reordered (the model's next logits depend on the whole text)."""
+    Known bugs (docs/known_bugs.md): the prompt counts in the length; a wrong bound when the penalty is negative; a
+    cache that isn't reordered (the model's next logits depend on the whole text)."""
     model, prompt, settings = run
     found = beam_search(model, prompt, **settings)
     expected = plain_beam(model, prompt, **settings)

@@ -53,8 +53,8 @@ def as_set(eos_id) -> set[int]:
 def test_a_row_comes_out_as_it_would_alone(run):
     """Row i equals that prompt alone with seed s + i.
 
-    Known bugs (docs/known_bugs.md): a seed that depends on the neighbours, positions that shift with the padding, a cache
-    that isn't reordered when a row ends."""
+    Known bugs (docs/known_bugs.md): a seed that depends on the neighbours, positions that shift with the padding, a
+    cache that isn't reordered when a row ends."""
     model, prompts, settings = run
     together = generate(model, prompts, **settings)
     for row, (prompt, one) in enumerate(zip(prompts, together, strict=True)):

@@ -44,8 +44,8 @@ some = st.permutations(PROMPTS).flatmap(lambda prompts: st.integers(1, 5).map(la
 def test_cached_equals_uncached_and_a_batch_equals_its_rows(model, prompts, settings):
     """In float64, text for text.
 
-    Known bugs (docs/known_bugs.md): padding that shifts positions, attention that sees the padding, a cache with a wrong row
-    order after a row has ended."""
+    Known bugs (docs/known_bugs.md): padding that shifts positions, attention that sees the padding, a cache with a
+    wrong row order after a row has ended."""
     cached = generate(model, prompts, **settings)
     anew = generate(uncached(model), prompts, **settings)
     alone = [
