@@ -14,7 +14,7 @@ import decoding
 from decoding import ban, draw, min_p, no_repeat_ngram, repetition_penalty, temperature, top_k, top_p
 from decoding.filters import ROUNDING
 
-pytestmark = pytest.mark.usefixtures("edition")
+both = pytest.mark.usefixtures("edition")  # the tests of top-k and top-p, which have faster twins
 
 SLACK = 1e-12  # float64 sums in another order
 
@@ -64,6 +64,7 @@ FILTERS = {
 }
 
 
+@both
 @pytest.mark.parametrize("name", FILTERS)
 @given(x=logits(most=1000, rows=[(1,), (3,), (2, 2)]))
 @quick
@@ -80,6 +81,7 @@ def test_all_filters_treat_rows_alone_and_leave_their_input_alone(name, x):
     assert torch.equal(apply(turned), after)
 
 
+@both
 @pytest.mark.parametrize("bad", [math.nan, math.inf, "all -inf"])
 @pytest.mark.parametrize("name", FILTERS)
 def test_what_is_no_distribution_is_an_error_that_names_the_row(name, bad):
@@ -120,6 +122,7 @@ def test_a_bad_setting_is_an_error_that_names_it(name, bad):
 # ---- top-k
 
 
+@both
 @pytest.mark.claim("G7")
 @given(x=logits(), k=st.one_of(st.integers(1, 70), st.sampled_from([1, 1000, 50_256, 50_257, 10**9])))
 @quick
@@ -138,6 +141,7 @@ def test_top_k_keeps_exactly_k(x, k):
 # ---- top-p
 
 
+@both
 @pytest.mark.claim("G8")
 @given(x=logits(), p=probabilities)
 @quick
@@ -154,6 +158,7 @@ def test_top_p_keeps_the_smallest_set_that_reaches_p(x, p):
         assert count == 1 or mass[: count - 1].sum() < p - ROUNDING + SLACK
 
 
+@both
 @given(x=logits(kinds=["dyadic"], dtypes=FLOATS[:2], most=1000, rows=[()]), count=st.integers(1, 100))
 @quick
 def test_top_p_at_the_very_edge(x, count):
@@ -170,6 +175,7 @@ def test_top_p_at_the_very_edge(x, count):
     assert top_p(x, p + ROUNDING / 2).isfinite().sum() == count
 
 
+@both
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_top_p_forgives_rounding(dtype):
     """Known bug (docs/known_bugs.md): the sum is .7999999999999999 after log and softmax where .8 is meant."""
@@ -180,6 +186,7 @@ def test_top_p_forgives_rounding(dtype):
     assert kept.tolist() == [True, False, False, True]
 
 
+@both
 @given(x=logits(most=1000), first=probabilities, second=probabilities)
 @quick
 def test_top_p_grows_with_p(x, first, second):
@@ -187,12 +194,14 @@ def test_top_p_grows_with_p(x, first, second):
     assert (is_in(top_p(x, low)) <= is_in(top_p(x, high))).all()
 
 
+@both
 @given(x=logits())
 @quick
 def test_top_p_zero_keeps_the_argmax(x):
     assert torch.equal(is_in(top_p(x, 0)), is_in(temperature(x, 0)))
 
 
+@both
 @given(x=logits())
 @quick
 def test_top_p_one_and_min_p_zero_are_the_identity(x):
@@ -203,6 +212,7 @@ def test_top_p_one_and_min_p_zero_are_the_identity(x):
     assert torch.equal(top_p(rare, 1), rare) and torch.equal(min_p(rare, 0), rare)
 
 
+@both
 @given(x=logits(most=1000), k=st.integers(1, 8), p=probabilities)
 @quick
 def test_each_filter_sees_the_renormalised_survivors(x, k, p):
@@ -408,6 +418,7 @@ def test_the_draw_counts_in_float64(x):
             assert (below, above) == (id, id + 1 + later[0])
 
 
+@both
 def test_filters_narrow_step_by_step():
     """The dynamic k of top-p next to the fixed k of top-k, on one page."""
     thanks_a, how = torch.tensor([[0.89, 0.05, 0.03, 0.02, 0.01], [0.31, 0.29, 0.18, 0.12, 0.10]]).log()
