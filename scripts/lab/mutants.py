@@ -1,26 +1,42 @@
-"""Break decoding/ on purpose, one small fault at a time, and see whether its tests notice (make mutants).
+"""Break the code on purpose, one small fault at a time, and see whether its tests notice (make mutants).
 
-Each fault is applied to a copy of the project. One that the tests let pass is a property that nobody has written down,
-unless the change makes no difference: those say why. Exit status 1 if another survives, 2 if the list is stale.
+A fault changes one spot of a file's syntax tree: < becomes <=, + becomes -, 1 becomes 2, max becomes min, a statement or
+an argument is left out. Each runs in a copy of the project. One that the tests let pass is a property that nobody has
+written down, unless the change makes no difference: EQUIVALENT says why. Exit status 1 if another survives.
+
+python -m scripts.lab.mutants decoding/filters.py --sample 20     # any file of minigpt, decoding or sft
 """
 
 import argparse
+import ast
+import copy
 import os
+import random
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import Queue
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
+COPIED = ("plain_or_fast.py", "minigpt", "decoding", "sft", "scripts", "tests", "pyproject.toml")
 SECONDS = 300  # a fault that makes a loop endless counts as caught
-TESTS = {  # the tests nearest to the fault come first
-    "filters.py": ["filters", "slides", "generate", "oracles", "distributions", "beam", "invariance"],
-    "generate.py": ["generate", "slides", "filters", "distributions", "invariance", "oracles", "beam"],
-    "beam.py": ["beam", "slides", "invariance", "oracles"],
+DEFAULT = sorted([*(ROOT / "decoding").glob("*.py"), *(ROOT / "decoding" / "fast").glob("*.py")])
+
+TESTS = {  # the tests nearest to a file come first; a file that is not listed: those that bear its name or mention it
+    "decoding/filters.py": "filters slides generate distributions twins",
+    "decoding/repetition.py": "filters generate oracles beam",
+    "decoding/generate.py": "generate slides filters distributions invariance",
+    "decoding/settings.py": "generate filters beam",
+    "decoding/uncached.py": "oracles invariance",
+    "decoding/beam.py": "beam slides oracles",
+    "decoding/fast/ranking.py": "twins filters beam",
+    "decoding/fast/batch.py": "twins generate invariance",
 }
 # A failing example needn't be made smaller here, which hypothesis would spend most of the time on.
 NO_SHRINKING = """
@@ -29,301 +45,205 @@ settings.register_profile("mutants", settings.get_profile("course"), phases=[Pha
 settings.load_profile("mutants")
 """
 
+SWAPPED = {
+    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
+    ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In, ast.And: ast.Or, ast.Or: ast.And,
+    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.Pow: ast.Mult, ast.FloorDiv: ast.Mult,
+}  # fmt: skip
+PAIRS = "max min, amax amin, argmax argmin, any all, zeros ones, zeros_like ones_like, softmax log_softmax"
+CALLS = {a: b for pair in PAIRS.split(", ") for a, b in (pair.split(), pair.split()[::-1])}
+TYPES = "dtype memory_format device"  # arguments that say how, not what
+
+# (file, function, change): why no test can notice
+EQUIVALENT = {
+    ("decoding/beam.py", "beam_steps", "best[-1].score >= limit -> best[-1].score > limit"):
+        "equals rank by who ended first, so what draws level later never enters the list: only slower",
+    ("decoding/repetition.py", "repetition_penalty", "precise > 0 -> precise >= 0"):
+        "zero divided by the penalty is zero, and so is zero times the penalty",
+    ("decoding/filters.py", "top_p", "mass >= p - ROUNDING -> mass > p - ROUNDING"):
+        "the target is p - ROUNDING, which no sum of probabilities meets but by chance",
+}  # fmt: skip
+
 
 class Fault(NamedTuple):
-    file: str
-    old: str  # found exactly once in the file
-    new: str
-    breaks: str
-    equivalent: str = ""  # why no test can notice
+    file: str  # from the project's root
+    function: str
+    change: str
+    source: str  # of the whole file, with the fault
+
+    @property
+    def equivalent(self) -> str:
+        return EQUIVALENT.get(self[:3], "")
 
 
-# fmt: off
-FILTERS = [
-    # temperature
-    ("expect(t >= 0,", "expect(t > 0,", "temperature 0 is refused"),
-    ("expect(t >= 0,", "expect(t == t,", "a negative temperature turns the order round"),
-    ("    if t == 1:\n        return logits\n", "", "temperature 1 isn't exactly the identity"),
-    ("logits.argmax(-1, keepdim=True), largest", "logits.argmin(-1, keepdim=True), largest",
-     "temperature 0 takes the least probable token"),
-    ("logits.argmax(-1, keepdim=True), largest",
-     "logits.shape[-1] - 1 - logits.flip(-1).argmax(-1, keepdim=True), largest", "the highest of equal ids wins"),
-    ("max(t, numbers.tiny)", "t", "a tiny temperature divides 0 by 0"),
-    ("min(max(t, numbers.tiny), numbers.max)", "max(t, numbers.tiny)", "a huge one divides inf by inf"),
-    ("(wide - largest) / t", "wide / t", "the largest isn't subtracted, so large logits overflow"),
-    ("(wide - largest) / t", "(wide - largest) * t", "it sharpens where it should smooth"),
-    ("wide = _wide(logits)\n    numbers", "wide = logits\n    numbers", "half precision all the way"),
-    # top-k
-    ("expect(isinstance(k, int) and k >= 1,", "expect(isinstance(k, int) and k >= 0,", "k = 0"),
-    ("return logits if k >= logits.shape[-1] else _keep(logits, logits.topk(k)",
-     "return _keep(logits, logits.topk(k)", "k > V crashes"),
-    ("logits.topk(k).values[..., -1:], k)", "logits.topk(k).values[..., :1], k)", "the best, not the k-th"),
-    ("_keep(logits, logits.topk(k).values[..., -1:], k)",
-     "logits.masked_fill(logits < logits.topk(k).values[..., -1:], OUT)", "equals keep more than k"),
-    ("_keep(logits, logits.topk(k).values[..., -1:], k)",
-     "torch.full_like(logits, OUT).scatter(-1, logits.topk(k).indices, logits.topk(k).values)",
-     "torch.topk's own choice among equals"),
-    ("k >= logits.shape[-1] else", "k >= len(logits) else", "the wrong axis is taken for V"),
-    # top-p
-    ('expect(0 <= p <= 1, "top_p"', 'expect(0 < p <= 1, "top_p"', "p = 0 is refused"),
-    ('expect(0 <= p <= 1, "top_p"', 'expect(0 <= p <= 2, "top_p"', "p > 1 passes"),
-    ("    if p == 1:\n        return logits\n    ranked", "    ranked", "p = 1 drops the rarest tokens"),
-    ("p - ROUNDING))", "p))", "nothing is forgiven to rounding"),
-    ("p - ROUNDING))", "p + ROUNDING))", "forgiven the wrong way round"),
-    ("p - ROUNDING))", "p - 1e-3))", "too much is forgiven"),
-    ("p - ROUNDING))", "p - ROUNDING), right=True)", "one token too many at equality (18976)",
-     "the target is p - ROUNDING, which no sum of probabilities meets but by chance"),
-    ("rank + 1)  # top-k", "rank)  # top-k", "the largest set below p (llama.cpp PR 1953)"),
-    ("rank + 1)  # top-k", "rank + 2)  # top-k", "one token too many of equals"),
-    ("ranked.gather(-1, rank), rank + 1)", "ranked.gather(-1, rank + 1), rank + 2)", "one token too many"),
-    ("ranked.gather(-1, rank), rank", "logits.gather(-1, rank), rank", "an unsorted gather"),
-    ("ranked.double().softmax(-1).cumsum(-1)", "ranked.double().exp().cumsum(-1)", "the survivors aren't renormalised"),
-    ("ranked.double().softmax(-1).cumsum(-1)", "ranked.double().softmax(0).cumsum(-1)", "the wrong axis sums to 1"),
-    ("ranked.double().softmax(-1).cumsum(-1)", "ranked.softmax(-1).cumsum(-1)", "a float32 sum"),
-    ("    return -turned\n", "    return -turned.flip(-1)\n", "the least probable first"),
-    ("turned = -_wide(logits).detach()", "turned = -logits.detach().half()", "ranked in half precision"),
-    # ties
-    ("out = logits < worst", "out = logits <= worst", "the k-th is dropped"),
-    ("if (extra > 0).any():", "if False:", "equals keep more than k"),
-    ("if (extra > 0).any():", "if (extra > 0).all():", "equals are looked at in all rows or none"),
-    ("equal.sum(-1, keepdim=True) - equal.cumsum(-1) < extra", "equal.cumsum(-1) <= extra",
-     "the lowest of equal ids goes first"),
-    ("equal.cumsum(-1) < extra", "equal.cumsum(-1) <= extra", "one of the equals too many goes"),
-    # min-p
-    ("- largest < lowest, OUT", "- largest <= lowest - ROUNDING, OUT", "min-p forgives twice"),
-    ("math.log(p) - ROUNDING if p < 1", "math.log(p) + ROUNDING if p < 1", "an exact share is dropped"),
-    ("math.log(p) - ROUNDING if p < 1 else 0.0", "math.log(p) - ROUNDING", "1 keeps near-maxima"),
-    ("    if p == 0:\n        return logits\n", "", "min-p 0 takes the logarithm of 0"),
-    ("logits.double() - largest < lowest", "logits.double() < lowest", "not relative to the largest"),
-    # repetition penalty
-    ("torch.where(wide > 0, wide / penalty, wide * penalty)", "wide / penalty", "a negative logit is raised"),
-    ("torch.where(wide > 0, wide / penalty, wide * penalty)", "torch.where(wide < 0, wide / penalty, wide * penalty)",
-     "the penalty is a reward"),
-    ("torch.where(wide > 0, wide", "torch.where(wide >= 0, wide", ">= for >",
-     "zero divided by the penalty is zero, and so is zero times the penalty"),
-    ("torch.where(seen, _narrow(penalised, logits), logits)", "_narrow(penalised, logits)",
-     "tokens that were never seen are punished"),
-    ("expect(1 <= penalty < math.inf", "expect(0 < penalty < math.inf", "a penalty that rewards"),
-    ("    penalty = min(penalty, torch.finfo(wide.dtype).max)  # 0 * inf is NaN\n", "",
-     "a huge penalty times 0 is NaN"),
-    # n-grams and bans
-    ("start = len(ids) - (n - 1)", "start = len(ids) - n", "the n-grams are one too long"),
-    ("for i in range(start) if", "for i in range(1, start) if", "the first n-gram is forgotten"),
-    ("== ids[start:]]", "!= ids[start:]]", "everything else is forbidden"),
-    ("ids[i + n - 1] for i", "ids[i] for i", "the n-gram's first token is forbidden, not its last"),
-    ("logits = logits.clone(memory_format=torch.contiguous_format)", "logits = logits.contiguous()",
-     "the caller's logits are written into"),
-    ('expect(all(0 <= id < V for id in ids), "banned_ids"', 'expect(all(id < V for id in ids), "banned_ids"',
-     "id -1 bans the last token"),
-    ("return logits.index_fill(-1,", "return logits.index_fill(0,", "the wrong axis is banned"),
-    # checks and precision
-    ("if not math.isfinite(largest.sum()):", "if False:", "NaN and rows of -inf pass"),
-    ("names[row] if names else row", "row", "the row is numbered among those still going"),
-    ("logits.dtype == torch.float64 else logits.float()", "True else logits.float()", "half precision all the way"),
-    ("changed.clamp(bounds.min, bounds.max)", "changed.clamp(max=bounds.max)",
-     "a token that was possible becomes impossible"),
-    (".masked_fill(logits == OUT, OUT)", "", "a token that was out comes back"),
-    ('expect(len(histories) == rows, "number', 'expect(True, "number', "the wrong number of histories"),
-]
-GENERATE = [
-    # the draw
-    ("uniforms[:, None] * total, right=True)", "uniforms[:, None] * total)",
-     "a uniform number of 0 draws a token of probability 0"),
-    ("uniforms[:, None] * total, right=True)", "uniforms[:, None], right=True)",
-     "the draw isn't scaled by the last cumulative sum",
-     "the sum is 1 but for 1e-16: a draw comes out another one time in 1e16, and one beyond the last is clamped"),
-    ("return torch.minimum(ids, last).squeeze(-1)", "return ids.squeeze(-1)",
-     "a uniform number that is rounded to 1 draws beyond the last"),
-    ("mass = logits.double().softmax(-1).cumsum(-1)", "mass = logits.softmax(-1).cumsum(-1).double()",
-     "float32 sums"),
-    ("last = torch.searchsorted(mass, total)", "last = torch.searchsorted(mass, total, right=True)",
-     "the clamp ends after the last token"),
-    # the loop
-    ("if temperature == 0:\n            ids = filtered.argmax",
-     "if temperature == 0:\n            ids = logits.argmax", "greedy ignores bans, n-grams and the penalty"),
-    ("logprobs = logits.log_softmax(-1)", "logprobs = filtered.log_softmax(-1)",
-     "log-probabilities after the filters"),
-    ("generators[row].random() for row in rows", "generators[0].random() for row in rows",
-     "a row's draws depend on its neighbours"),
-    ("generators[row].random() for row in rows", "generators[i].random() for i in range(len(rows))",
-     "after a row has ended the others draw from its generator"),
-    ("[seed + row for row in range(rows)]", "[seed] * rows", "all rows draw alike"),
-    ("return [None] * rows", "return [0] * rows", "without a seed all runs are alike"),
-    ("seen[i].append(choices[i])", "seen[i] = [*seen[i], choices[i]]", "histories stay those of the prompt"),
-    ('"eos" if choices[i] in end_ids else why_full(length', "why_full(length", "the end token ends nothing"),
-    ('stops.append("eos" if choices[i] in end_ids else why_full(length, max_new_tokens, room[row]))',
-     'stops.append(why_full(length, max_new_tokens, room[row]) or ("eos" if choices[i] in end_ids else None))',
-     "an end token in the last place counts as length"),
-    ("ids[keep], model.reorder(state, keep)", "ids[keep], model.reorder(state, keep.flip(0))",
-     "the cache's rows are mixed up"),
-    ("ids[keep], model.reorder(state, keep)", "ids[: len(left)], model.reorder(state, keep)",
-     "the remaining rows are fed their neighbours' tokens"),
-    ("rows, ids, state = [rows[i] for i in left]", "rows, ids, state = left", "rows are renumbered when one ends"),
-    ("filters.check(logits, names=rows)", "pass", "logits that are no distribution pass"),
-    ("logits = logits if logits.dtype == torch.float64 else logits.float()\n", "pass\n",
-     "half-precision log-probabilities"),
-    ("choices[i] = None\n", "pass\n", "a blocked row gets a token"),
-    ('"context" if length == room', '"context" if length > room', "the window is run past"),
-    ("window is None or len(prompt) < window", "window is None or len(prompt) <= window",
-     "a prompt that fills the window passes"),
-    ("min(max_new_tokens, window - len(prompt))", "min(max_new_tokens, window)",
-     "the prompt isn't counted in the window"),
-    ("if id is not None:\n                ids[row].append(id)\n                logprobs[row] += logprob",
-     "if id is not None:\n                ids[row].append(id)\n                logprobs[row] = logprob",
-     "only the last token's log-probability"),
-    ('and step.stops[0] != "eos"', "", "the stream shows the end token"),
-    ('if name in ("banned_ids", "no_repeat_ngram"):', 'if name == "no_repeat_ngram":',
-     "a row of which all tokens are banned is an error"),
-    ("apply(logits.masked_fill(blocked, 0.0)).masked_fill(blocked, filters.OUT)",
-     "apply(logits.masked_fill(blocked, 0.0))", "a blocked row comes back to life"),
-    ('        ("top_k", top_k is not None, lambda x: filters.top_k(x, top_k)),\n        ("min_p", min_p is not '
-     "None, lambda x: filters.min_p(x, min_p)),\n",
-     '        ("min_p", min_p is not None, lambda x: filters.min_p(x, min_p)),\n        ("top_k", top_k is not '
-     "None, lambda x: filters.top_k(x, top_k)),\n", "min-p before top-k"),
-    ('        ("min_p", min_p is not None, lambda x: filters.min_p(x, min_p)),\n        ("top_p", top_p is not '
-     "None, lambda x: filters.top_p(x, top_p)),\n",
-     '        ("top_p", top_p is not None, lambda x: filters.top_p(x, top_p)),\n        ("min_p", min_p is not '
-     "None, lambda x: filters.min_p(x, min_p)),\n", "top-p before min-p"),
-    ("not (isinstance(id, Integral) and id >= 0 and", "not (isinstance(id, Integral) and",
-     "a negative id passes"),
-]
-BEAM = [
-    # beam search
-    ("so_far[:, None] + logits.double().log_softmax(-1)", "logits.double().log_softmax(-1)",
-     "only the last token is ranked: nothing is cumulative"),
-    ("logits.double().log_softmax(-1)", "logits.double()", "logits are taken for log-probabilities"),
-    ("logits.double().log_softmax(-1)", "logits.log_softmax(-1)", "half-precision scores"),
-    ("2 * width + len(live) * len(end_ids)", "width", "ended paths take the places of live ones"),
-    ("if id in end_ids and rank < width:", "if id in end_ids:", "a path ends though it ranks too low"),
-    ("if id in end_ids and rank < width:", "if id in end_ids and rank <= width:", "<= for <"),
-    ("elif id not in end_ids and len(kept) < width:", "elif len(kept) < width:", "text goes on after the end token"),
-    ("len(kept) < width:", "len(kept) <= width:", "the beam is one too wide"),
-    ("max(len(path.ids), 1) ** length_penalty", "max(len(prompt) + len(path.ids), 1) ** length_penalty",
-     "the length counts the prompt (vllm 2606)"),
-    ("max(len(path.ids), 1) ** length_penalty", "max(len(path.ids) - 1, 1) ** length_penalty",
-     "the length doesn't count the end token"),
-    ("score = path.logprob / max", "score = path.logprob * max", "long texts are punished, not favoured"),
-    ("limit = max(kept[0].logprob / length**length_penalty, kept[0].logprob / room**length_penalty)",
-     "limit = kept[0].logprob / length**length_penalty", "it stops too early when length is favoured"),
-    ("limit = max(kept[0].logprob / length**length_penalty, kept[0].logprob / room**length_penalty)",
-     "limit = kept[0].logprob / room**length_penalty",
-     "a wrong bound for a negative penalty (transformers PR 20901)"),
-    ("if len(best) == width and best[-1].score >= limit:", "if best and best[0].score >= limit:",
-     "it stops when the best is found, not the list"),
-    ("if len(best) == width and best[-1].score >= limit:", "if best:", "it stops at the first end token"),
-    ("if len(best) == width and best[-1].score >= limit:", "if False:", "it never stops early"),
-    ("best[-1].score >= limit", "best[-1].score > limit", "it goes on for what could only draw level",
-     "equals rank by who ended first, so what draws level later never enters the list: only slower"),
-    ("if parents != list(range(len(live))):", "if False:", "the cache isn't reordered"),
-    ("if parents != list(range(len(live))):", "if len(parents) != len(live):",
-     "the cache is only reordered when the number of paths changes"),
-    ("if parents != list(range(len(live))):", "if True:", "a cache in order is copied all the same",
-     "the same rows in the same order: only slower"),
-    ("divmod(candidate, V)", "divmod(candidate, width)", "the wrong axis: tokens and paths are confused"),
-    ("[[*prompt, *path.ids] for path in live]", "[list(path.ids) for path in live]",
-     "n-grams of the prompt may come again"),
-    ('finished = [finish(path, "blocked") for path, is_blocked in zip(live, blocked, strict=True) if is_blocked]',
-     "pass", "a path without a next token is lost"),
-    ("        if stop:\n            finished += [finish(path, stop) for path in kept]\n", "",
-     "paths that reach the maximum length are lost"),
-    ("(scores >= worst) & (scores > filters.OUT)", "scores >= worst", "impossible tokens are taken"),
-    ("(scores >= worst) & (scores > filters.OUT)", "(scores > worst) & (scores > filters.OUT)",
-     "the last of the best is lost"),
-    ("scores[able].sort(descending=True, stable=True)", "scores[able].sort(stable=True)", "worst first"),
-    ("scores[able].sort(descending=True, stable=True)", "scores[able].sort(descending=True)",
-     "equals in no promised order"),
-    ("key=lambda generation: -generation.score", "key=lambda generation: -generation.logprob",
-     "the list is ranked without the length penalty"),
-    ("key=lambda generation: -generation.score)[:width]", "key=lambda generation: -generation.score)",
-     "more are returned than asked for"),
-]
-# fmt: on
-FAULTS = [
-    Fault(file, *fault)
-    for file, faults in {"filters.py": FILTERS, "generate.py": GENERATE, "beam.py": BEAM}.items()
-    for fault in faults
-]
+def faults_of(file: str) -> list[Fault]:
+    """All faults of a file: it is parsed anew after every edit, so none of them goes stale."""
+    tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+    found = []
+    for owner in tree.body:
+        for node in ast.walk(owner):
+            if isinstance(owner, ast.FunctionDef | ast.ClassDef) and not is_apart(owner, node):
+                for changed in changes(node):
+                    found.append(
+                        Fault(file, owner.name, described(owner, node, changed), replaced(tree, node, changed))
+                    )
+    return found
 
 
-def copy_project(target: Path) -> None:
-    for name in ("plain_or_fast.py", "decoding", "minigpt", "tests", "pyproject.toml"):
-        source = ROOT / name
-        if source.is_dir():
-            shutil.copytree(source, target / name, ignore=shutil.ignore_patterns("__pycache__", "*.pt", "data"))
+def is_apart(owner: ast.AST, node: ast.AST) -> bool:
+    """Whether a node is what no test should notice: a decorator, an annotation, a message, a default."""
+    apart = []
+    for part in ast.walk(owner):
+        apart += getattr(part, "decorator_list", [])
+        apart += [part.annotation] if getattr(part, "annotation", None) else []
+        apart += [part.returns] if getattr(part, "returns", None) else []
+        apart += [part] if isinstance(part, ast.JoinedStr | ast.Raise) else []
+    return any(node is inner for part in apart for inner in ast.walk(part))
+
+
+def changes(node: ast.AST) -> Iterator[ast.AST]:
+    """The faults that can be made at one node."""
+    changed = copy.deepcopy(node)
+    if isinstance(node, ast.Compare) and type(node.ops[0]) in SWAPPED:
+        changed.ops[0] = SWAPPED[type(node.ops[0])]()
+        yield changed
+    elif isinstance(node, ast.BoolOp | ast.BinOp) and type(node.op) in SWAPPED:
+        changed.op = SWAPPED[type(node.op)]()
+        yield changed
+    elif isinstance(node, ast.UnaryOp):
+        yield changed.operand
+    elif isinstance(node, ast.Constant) and isinstance(node.value, bool):
+        yield ast.Constant(not node.value)
+    elif isinstance(node, ast.Constant) and isinstance(node.value, int):
+        yield ast.Constant(node.value + 1)
+    elif isinstance(node, ast.IfExp):
+        yield ast.IfExp(node.test, node.orelse, node.body)
+    elif is_left_out(node):
+        yield ast.Pass()
+    elif isinstance(node, ast.Call):
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        if name in CALLS:
+            setattr(changed.func, "attr" if isinstance(node.func, ast.Attribute) else "id", CALLS[name])
+            yield changed
+        for i, keyword in enumerate(node.keywords):
+            if keyword.arg and keyword.arg not in TYPES.split():
+                shorter = copy.deepcopy(node)
+                del shorter.keywords[i]
+                yield shorter
+
+
+def is_left_out(node: ast.AST) -> bool:
+    """Whether a fault is to do without this statement: an if without else, a +=, a call for its effect."""
+    if isinstance(node, ast.If):
+        return not node.orelse
+    return isinstance(node, ast.AugAssign) or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Call))
+
+
+def described(owner: ast.AST, before: ast.AST, after: ast.AST) -> str:
+    """The change as text; for a mere number also the statement that it stands in."""
+    old, new = (ast.unparse(node).split("\n")[0] for node in (before, after))
+    if not isinstance(before, ast.Constant):
+        return f"{old} -> {new}"
+    around = [node for node in ast.walk(owner) if isinstance(node, ast.stmt) and before in ast.walk(node)]
+    return f"{old} -> {new} in {ast.unparse(around[-1]).splitlines()[0]}"
+
+
+def replaced(tree: ast.Module, node: ast.AST, changed: ast.AST) -> str:
+    """The source of the file with one node in another's place."""
+
+    class Replace(ast.NodeTransformer):
+        def visit(self, each: ast.AST) -> ast.AST:
+            return changed if each is node else self.generic_visit(each)
+
+    copied = {}
+    whole = copy.deepcopy(tree, copied)
+    node = copied[id(node)]
+    return ast.unparse(ast.fix_missing_locations(Replace().visit(whole)))
+
+
+def tests_of(file: str) -> list[str]:
+    """The test files of a file, the nearest first; its own doctests lead."""
+    if file in TESTS:
+        return [file, *(f"tests/test_decoding_{name}.py" for name in TESTS[file].split())]
+    stem = Path(file).stem
+    mention = [path for path in sorted((ROOT / "tests").glob("test_*.py")) if stem in path.read_text(encoding="utf-8")]
+    mention.sort(key=lambda path: path.stem != f"test_{stem}")
+    return [file, *(f"tests/{path.name}" for path in mention)]
+
+
+def copy_project(target: Path) -> Path:
+    target.mkdir()
+    for name in COPIED:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
-            shutil.copy(source, target / name)
+            shutil.copy(ROOT / name, target / name)
     with open(target / "tests/conftest.py", "a", encoding="utf-8") as file:
         file.write(NO_SHRINKING)
+    return target
 
 
-def tests_pass(project: Path, file: str) -> bool:
-    tests = [f"tests/test_decoding_{name}.py" for name in TESTS[file]]
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-x",
-        "-q",
-        "-p",
-        "no:doctest",
-        "-o",
-        "addopts=-p no:cacheprovider",
-        *tests,
-    ]
+def survives(fault: Fault, project: Path) -> bool:
+    """Whether the tests pass on a copy of the project with this fault."""
+    path = project / fault.file
+    before = path.read_text(encoding="utf-8")
+    path.write_text(fault.source, encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-m", "not slow", *tests_of(fault.file)]
     environment = os.environ | {"PYTHONPATH": str(project), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     try:
-        return not subprocess.run(
-            command, cwd=project, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=SECONDS
-        ).returncode
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        return subprocess.run(command, cwd=project, env=environment, timeout=SECONDS, **quiet).returncode == 0
     except subprocess.TimeoutExpired:
         return False
-
-
-def survives(fault: Fault | None, file: str) -> bool:
-    """Whether the tests pass on a copy of the project with this fault, or with none."""
-    with tempfile.TemporaryDirectory() as directory:
-        project = Path(directory)
-        copy_project(project)
-        if fault is not None:
-            path = project / "decoding" / fault.file
-            path.write_text(path.read_text(encoding="utf-8").replace(fault.old, fault.new), encoding="utf-8")
-        return tests_pass(project, file)
-
-
-def stale(fault: Fault) -> bool:
-    return (ROOT / "decoding" / fault.file).read_text(encoding="utf-8").count(fault.old) != 1
+    finally:
+        path.write_text(before, encoding="utf-8")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", metavar="TEXT", help="the faults whose description or file has this text")
+    parser.add_argument("files", nargs="*", help="which to break (default: those of decoding)")
+    parser.add_argument("--sample", type=int, default=40, help="how many faults, drawn at random (default 40; 0: all)")
+    parser.add_argument("--seed", type=int, default=0, help="of the drawing (default 0)")
+    parser.add_argument("--only", metavar="TEXT", default="", help="the faults whose function or change has this text")
     parser.add_argument("--jobs", type=int, default=2, help="how many at a time (default 2)")
+    parser.add_argument("--list", action="store_true", help="only show the faults")
     arguments = parser.parse_args()
-    chosen = [fault for fault in FAULTS if not arguments.only or arguments.only in f"{fault.file}: {fault.breaks}"]
-    for fault in filter(stale, chosen):
-        print(f"stale: decoding/{fault.file} doesn't have exactly once: {fault.old}")
-    if any(map(stale, chosen)):
-        return 2
-    started = time.perf_counter()
-    for file in sorted({fault.file for fault in chosen}):
-        if not survives(None, file):
-            print(f"the tests of {file} fail without any fault: mend that first")
-            return 2
-    caught, equivalent, missed = 0, 0, []
-    with ThreadPoolExecutor(arguments.jobs) as pool:
-        for fault, survived in zip(chosen, pool.map(lambda fault: survives(fault, fault.file), chosen)):
-            if not survived:
-                verdict = "caught"
-                caught += 1
-            elif fault.equivalent:
-                verdict = "equivalent"
-                equivalent += 1
-            else:
-                verdict = "SURVIVED"
-                missed.append(fault)
-            print(f"{verdict:10}  {fault.file:11}  {fault.breaks}", flush=True)
-            if survived and fault.equivalent:
-                print(f"{'':25}{fault.equivalent}")
+
+    files = arguments.files or [path.relative_to(ROOT).as_posix() for path in DEFAULT]
+    chosen = [
+        fault for file in files for fault in faults_of(file) if arguments.only in f"{fault.function} {fault.change}"
+    ]
+    if arguments.sample and arguments.sample < len(chosen):
+        chosen = random.Random(arguments.seed).sample(chosen, arguments.sample)
+    if arguments.list:
+        for fault in chosen:
+            print(f"{fault.file}  {fault.function}: {fault.change}")
+        return 0
+
+    started, missed, equivalent = time.perf_counter(), [], 0
+    with tempfile.TemporaryDirectory() as directory, ThreadPoolExecutor(arguments.jobs) as pool:
+        projects = Queue()
+        for job in range(arguments.jobs):
+            projects.put(copy_project(Path(directory, str(job))))
+
+        def tried(fault: Fault) -> bool:
+            project = projects.get()
+            try:
+                return survives(fault, project)
+            finally:
+                projects.put(project)
+
+        for file in sorted({fault.file for fault in chosen}):
+            sound = Fault(file, "", "", (ROOT / file).read_text(encoding="utf-8"))
+            if not tried(sound):
+                print(f"the tests of {file} fail without any fault: mend that first")
+                return 2
+        for fault, survived in zip(chosen, pool.map(tried, chosen)):
+            verdict = "caught" if not survived else "equivalent" if fault.equivalent else "SURVIVED"
+            equivalent += verdict == "equivalent"
+            missed += [fault] if verdict == "SURVIVED" else []
+            print(f"{verdict:10}  {fault.file}  {fault.function}: {fault.change}", flush=True)
+    caught = len(chosen) - equivalent - len(missed)
     print(
         f"{len(chosen)} faults: {caught} caught, {equivalent} equivalent, {len(missed)} survived "
         f"({time.perf_counter() - started:.0f} s)"
