@@ -8,7 +8,7 @@ from pathlib import Path
 
 from scripts.support.command_line import run
 from scripts.support.run_directory import refuse_existing, write_json
-from scripts.support.running import processes
+from scripts.support.torchrun import processes
 
 SCHEDULE = {"steps": 160, "lr": 5e-4, "weight_decay": 0.0, "precision": "auto", "micro_batches": 1}
 BATCH_SIZE = 32

@@ -9,7 +9,7 @@ import statistics
 from pathlib import Path
 
 from scripts import toyworld
-from scripts.pretrain import BATCH_SIZE, NUMPY_SCHEDULE, SHAPE, VOCAB_SIZE, prepare, pretrain
+from scripts.pretrain import BATCH_SIZE, NUMPY_SCHEDULE, SHAPE, VOCAB_SIZE
 from scripts.support.command_line import run
 from scripts.support.run_directory import write_json
 from scripts.support.terminal import table
@@ -22,11 +22,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     from minigpt import TrainConfig
+    from minigpt.corpus import Piece
     from scripts.support.plots import curves_figure
+    from scripts.support.pretraining import prepare, pretrain
 
     schedule, logs, rows = NUMPY_SCHEDULE | {"steps": args.steps}, {}, []
     TrainConfig(**schedule)  # a bad number is refused before any work
-    documents = toyworld.build(args.seed).documents
+    documents = [Piece(text) for text in toyworld.build(args.seed).documents]
     for backend in ("torch", "numpy"):
         directory = args.out / backend
         tok = prepare(documents, directory, VOCAB_SIZE, SHAPE["context_length"])

@@ -20,6 +20,7 @@ ARROWS = {
     "config": set(),
     "tokenizer": set(),
     "data": {"files.writing"},  # a token file, too, is written whole or not at all
+    "corpus": {"data", "tokenizer"},
     "initial": set(),
     "optim": {"config", "fast.muon"},  # muon: the other optimizer, when it is asked for by name
     "model": {"formulas", "config", "initial"},

@@ -7,12 +7,11 @@ from conftest import TEXTS
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from minigpt import Tokenizer, read_tokens
+from minigpt import Tokenizer, corpus, read_tokens
+from minigpt.corpus import Piece, cut_documents, read_corpus, split, training_text, validation_text
 from minigpt.files.tokenizer_json import SPLIT_DIGITS
 from minigpt.tokenizer import END, SPLIT
-from scripts import pretrain
-from scripts.support import common
-from scripts.support.common import Rest, cut_documents, read_corpus
+from scripts.support.pretraining import prepare
 
 # Llama 3's, in which a sign keeps the line ends behind it.
 SPLIT_LLAMA = (
@@ -31,10 +30,9 @@ def whole_documents(text: str) -> list[str]:
 def joined(pieces) -> list[str]:
     documents = []
     for piece in pieces:
-        if isinstance(piece, Rest):
-            documents[-1] += piece
-        else:
-            documents.append(piece)
+        if piece.begins:
+            documents.append("")
+        documents[-1] += piece.text
     return documents
 
 
@@ -43,7 +41,7 @@ def joined(pieces) -> list[str]:
 @example("a b\n\n", 1)
 def test_pieces_join_to_the_documents_however_a_file_is_read(text, block):
     blocks = [text[i : i + block] for i in range(0, len(text), block)]
-    with mock.patch("scripts.support.common.BLOCK", block):
+    with mock.patch("minigpt.corpus.BLOCK", block):
         assert joined(cut_documents(blocks)) == whole_documents(text)
 
 
@@ -58,21 +56,22 @@ def test_pieces_join_to_the_documents_however_a_file_is_read(text, block):
 def test_the_ids_of_a_long_document_cut_in_pieces_are_those_of_the_whole(split, text, block):
     across = [b".\n", b"'\n", b"..", b",."]  # a wrong cut would keep one of these from being made
     tok = Tokenizer([*Tokenizer.train(TEXTS, 300).tokens, *across], split=split)
-    with mock.patch("scripts.support.common.BLOCK", block):
+    with mock.patch("minigpt.corpus.BLOCK", block):
         pieces = list(cut_documents([text[i : i + block] for i in range(0, len(text), block)]))
-    assert [i for piece in pieces for i in tok.encode(piece)] == [
+    assert [i for piece in pieces for i in tok.encode(piece.text)] == [
         i for document in whole_documents(text) for i in tok.encode(document)
     ]
 
 
 def test_a_long_document_is_never_held_whole():
-    longest = max(map(len, cut_documents(" lower, low" * 1000 for _ in range(100))))
-    assert longest <= 2 * common.BLOCK
-    assert max(map(len, cut_documents("你好，你好。\n" * 1000 for _ in range(100)))) <= 2 * common.BLOCK
+    for text in (" lower, low", "你好，你好。\n"):
+        pieces = list(cut_documents(text * 1000 for _ in range(100)))
+        assert len(pieces) > 1
+        assert max(len(piece.text) for piece in pieces) <= 2 * corpus.BLOCK
 
 
 def split_in_memory(documents: list[str]) -> tuple[list[str], list[str]]:
-    """`pretrain.split`, told for documents that are all in memory."""
+    """What `split` says, for documents that are all in memory: training and validation text."""
     if len(documents) >= 20:
         border = len(documents) - len(documents) // 20
         return documents[:border], documents[border:]
@@ -84,12 +83,13 @@ def split_in_memory(documents: list[str]) -> tuple[list[str], list[str]]:
 @given(text=st.text("ab ", min_size=2, max_size=30), block=st.integers(1, 12))
 def test_a_split_is_the_same_whether_documents_come_whole_or_in_pieces(count, text, block):
     written = [f"{text}x{i}" for i in range(count)]
-    with mock.patch("scripts.support.common.BLOCK", block):
+    with mock.patch("minigpt.corpus.BLOCK", block):
         pieces = list(cut_documents(iter(END.join(written))))
     documents = whole_documents(END.join(written))
-    for part, expected in zip(pretrain.split(pieces), split_in_memory(documents)):
-        assert joined(part) == joined(part) == expected  # it can be gone through again
-    assert [list(part) for part in pretrain.split(documents)] == [*split_in_memory(documents)]
+    for part, expected in zip((training_text, validation_text), split_in_memory(documents)):
+        assert joined(part(pieces, split(pieces))) == expected
+        whole = [Piece(document) for document in documents]
+        assert list(part(whole, split(whole))) == [Piece(text) for text in expected]
 
 
 def test_a_file_cut_in_pieces_gives_the_token_files_of_the_whole_text(tmp_path, monkeypatch):
@@ -97,10 +97,10 @@ def test_a_file_cut_in_pieces_gives_the_token_files_of_the_whole_text(tmp_path, 
     (tmp_path / "text.txt").write_text(text + END + text[::-1], encoding="utf-8")
     written = []
     for name, block in (("whole", 10**6), ("pieces", 100)):
-        monkeypatch.setattr(common, "BLOCK", block)
-        corpus = read_corpus([str(tmp_path / "*.txt")])
-        assert any(isinstance(piece, Rest) for piece in corpus) == (name == "pieces")
-        tok = pretrain.prepare(corpus, tmp_path / name, 400, 16)
+        monkeypatch.setattr(corpus, "BLOCK", block)
+        texts = read_corpus([str(tmp_path / "*.txt")])
+        assert all(piece.begins for piece in texts) == (name == "whole")
+        tok = prepare(texts, tmp_path / name, 400, 16)
         ids = [read_tokens(tmp_path / name / f"{part}.npy").tolist() for part in ("train", "val")]
         written.append((tok.tokens, ids))
     assert written[0] == written[1]
@@ -110,11 +110,11 @@ def test_a_file_cut_in_pieces_gives_the_token_files_of_the_whole_text(tmp_path, 
 
 def test_the_tokenizer_of_a_large_corpus_learns_from_a_sample_and_says_so(tmp_path, monkeypatch, capsys):
     documents = [f"{word} " * 20 for word in ("low", "new", "old", "lot") for _ in range(25)]
-    monkeypatch.setattr(pretrain, "SAMPLE", 2_000)
+    monkeypatch.setattr(corpus, "SAMPLE", 2_000)
     seen = []
     train = lambda texts, size: seen.extend(texts) or Tokenizer([bytes([byte]) for byte in range(256)])
     monkeypatch.setattr(Tokenizer, "train", train)
-    pretrain.prepare(documents, tmp_path, 300, 16)
+    prepare([*map(Piece, documents)], tmp_path, 300, 16)
     assert seen == documents[:95:4]
     assert "7,600 characters to train on; the tokenizer learns from every 4th piece" in capsys.readouterr().out
 
@@ -135,11 +135,17 @@ def test_a_preparation_that_fails_leaves_no_half_written_file_and_no_word_of_suc
 
     monkeypatch.setattr(Tokenizer, "encode", encode)
     with pytest.raises(OSError, match="no space"):
-        pretrain.prepare([*["low lower lowest"] * 15, "z", *["low lower lowest"] * 15], tmp_path, 300, 8)
+        prepare([*[Piece("low lower lowest")] * 15, Piece("z"), *[Piece("low lower")] * 15], tmp_path, 300, 8)
     assert not list(tmp_path.iterdir())
     assert not capsys.readouterr().out
 
 
 def test_lengths_are_added_up_over_the_pieces_of_a_document():
-    training, _ = pretrain.split(["abcde", Rest("fghij"), "k" * 20])
-    assert list(training.borders) == [9, 18]
+    assert list(split([Piece("abcde"), Piece("fghij", begins=False), Piece("k" * 20)])) == [9, 18]
+
+
+def test_a_part_shorter_than_one_context_is_refused_before_anything_is_written(tmp_path):
+    documents = [Piece("low lower lowest, newer and newest")]
+    with pytest.raises(ValueError, match="the validation text has 4 tokens, fewer than one context of 16"):
+        prepare(documents, tmp_path / "run", 259, 16)
+    assert not (tmp_path / "run").exists()

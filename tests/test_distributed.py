@@ -21,7 +21,7 @@ from torch.testing import assert_close
 
 from minigpt import IGNORE, Batch, Tokenizer, TrainConfig, train
 from minigpt.fast import processes
-from scripts.support.running import joined
+from scripts.support.torchrun import joined
 from sft import Example, Message, fine_tune
 
 ROOT = Path(__file__).parent.parent

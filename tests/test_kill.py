@@ -140,11 +140,11 @@ def test_a_loss_that_is_nan_says_step_rate_and_tensor_and_how_to_go_on(tmp_path,
     poison.steps = 0
     monkeypatch.setattr(loop, "clip_gradients", poison)
     message = r"step 5: loss \d.*learning rate 0.001; first .* not finite: blocks\.0\.attention\.query\.weight\."
-    go_on = r".*--resume \(RESUME=1\) goes on from .*/checkpoints/step-3$"
+    go_on = r".*--resume \(RESUME=1\) resumes from .*/checkpoints/step-3$"
     refused(capsys, message + go_on, *flags, "--steps", 8, "--save-every", 3, "--out", tmp_path / "run")
     assert [path.name for path in checkpoint.checkpoints(tmp_path / "run")] == ["step-3"]
     poison.steps = 0
-    refused(capsys, "no save is there", *flags, "--steps", 8, "--save-every", 0, "--out", tmp_path / "other")
+    refused(capsys, "no save to resume from", *flags, "--steps", 8, "--save-every", 0, "--out", tmp_path / "other")
 
 
 OTHER = [
@@ -190,7 +190,7 @@ def test_what_can_not_be_gone_on_from_is_refused(tmp_path, flags, capsys):
     refused(capsys, f"{path}: damaged.*ask for it with resume=3$", *flags, "--resume")
     assert call(*flags, "--resume", 3) == 0
     (tmp_path / "run" / "config.json").unlink()  # as a killed run leaves it
-    refused(capsys, "step-4: a run is saved here; go on with RESUME=1 or begin anew with OVERWRITE=1", *flags)
+    refused(capsys, "step-4: a run is saved here; resume it with RESUME=1 or start again with OVERWRITE=1", *flags)
     assert call(*flags, "--overwrite", "--lr", 0.001) == 0  # of the old saves none is taken for one of the new run
     settings = json.loads((path.parent / "state.json").read_text())["settings"]
     assert settings["lr"] == 0.001

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
+from minigpt.corpus import Piece, read_corpus
 from scripts import finetune, pretrain, toyworld
 from scripts.support import comparison
-from scripts.support.common import read_corpus
 from scripts.support.fine_tuning import finetune as fine_tune_and_write
 from scripts.support.measuring.answers import (
     as_question,
@@ -23,6 +23,8 @@ from scripts.support.measuring.answers import (
     sft_answers,
     share,
 )
+from scripts.support.pretraining import prepare
+from scripts.support.pretraining import pretrain as pretrain_and_write
 from scripts.support.report import write_report
 from scripts.support.run_directory import write_json
 from scripts.support.terminal import table
@@ -106,7 +108,7 @@ def write_town(directory: Path, watch: Stopwatch, seed: int, *, quick: bool, qui
     with watch.stage("corpus"):
         size = {"people": 16, "biographies": 20} if quick else {}
         toyworld.write(directory, toyworld.build(seed, quiz=quiz, memorised=memorised, **size))
-        documents = list(read_corpus([str(directory / "documents.txt")]))
+        documents = [piece.text for piece in read_corpus([str(directory / "documents.txt")])]  # short: one piece each
     for document in documents[:3]:
         print(f"  {document}")
     return documents
@@ -116,7 +118,7 @@ def learn_tokens(documents: list[str], directory: Path, watch: Stopwatch) -> tup
     """P1: train the tokenizer; returns it, and the pieces into which it cuts a biography."""
     heading("P1", "Text becomes tokens")
     with watch.stage("tokenizer"):
-        tok = pretrain.prepare(documents, directory, pretrain.VOCAB_SIZE, pretrain.SHAPE["context_length"])
+        tok = prepare([*map(Piece, documents)], directory, pretrain.VOCAB_SIZE, pretrain.SHAPE["context_length"])
     biography = next(document for document in documents if "?" not in document)
     pieces = [tok.decode([id]) for id in tok.encode(biography)]
     print(f"  {'|'.join(pieces)[:110]}…")
@@ -128,7 +130,7 @@ def learn_to_continue(tok, directory: Path, watch: Stopwatch, seed: int, *, quic
     heading("P2, P3", "Pretraining: a transformer learns to continue text")
     schedule = pretrain.SCHEDULE | ({"steps": 40} if quick else {})
     with watch.stage("pretrain"):
-        base, results = pretrain.pretrain(tok, directory, pretrain.SHAPE, schedule, pretrain.BATCH_SIZE, seed)
+        base, results = pretrain_and_write(tok, directory, pretrain.SHAPE, schedule, pretrain.BATCH_SIZE, seed)
         base.eval()
     print(f"  loss {results['first_loss']:.2f} before, {results['val_loss']:.3f} on validation text after ", end="")
     print(f"{results['steps']} steps, {watch.seconds['pretrain']:.0f} s")
@@ -217,7 +219,7 @@ def compare_with_smaller(
             shutil.copy(out / "base" / name, directory)
         shape = pretrain.SHAPE | SMALLER
         schedule = pretrain.SCHEDULE | {"steps": larger["steps"]}
-        model, results = pretrain.pretrain(tok, directory, shape, schedule, pretrain.BATCH_SIZE, seed)
+        model, results = pretrain_and_write(tok, directory, shape, schedule, pretrain.BATCH_SIZE, seed)
         results["cloze"] = cloze(model.eval(), tok, questions)
     size = larger["parameters"] / results["parameters"]
     print(f"  loss {results['val_loss']:.3f}, and it knows {results['cloze']:.0%} of the facts")

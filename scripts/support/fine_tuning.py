@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from minigpt import TrainConfig, evaluate, read_tokens, save, token_batches
-from minigpt.data import Batches, write_ids
-from scripts.pretrain import LossLog, encode_pieces, split
-from scripts.support.common import read_corpus
+from minigpt.corpus import read_corpus, split, write_token_files
+from minigpt.data import Batches
 from scripts.support.measuring.answers import decode_greedily, question_and_answer, text_of
 from scripts.support.measuring.text_loss import WINDOW, text_loss
 from scripts.support.models import model_directory
 from scripts.support.run_directory import write_json
-from scripts.support.terminal import show_progress, table
+from scripts.support.stop_and_resume import LossLog
+from scripts.support.terminal import show_progress, show_reading, table
 from sft import Example, Message, collate, encode_conversation, epoch_picks, fine_tune, padding
 from sft.data import Rows
 
@@ -34,10 +34,8 @@ def base_text(base: str, tok, patterns: list[str], directory: Path) -> list:
     source = directory if patterns else model_directory(base)
     files = [source / "train.npy", source / "val.npy"]
     if patterns:
-        parts = split(read_corpus(patterns))
-        directory.mkdir(parents=True, exist_ok=True)
-        for file, part in zip(files, parts):
-            write_ids(file, encode_pieces(tok, part, file.stem), tok.vocab_size)
+        corpus = read_corpus(patterns)
+        write_token_files(directory, tok, corpus, split(corpus), show_reading)
     return [read_tokens(file) for file in files] if all(file.exists() for file in files) else []
 
 

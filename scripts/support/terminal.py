@@ -49,3 +49,13 @@ def show_progress(steps: Iterable, total: int, what: str, done: int = 0) -> Iter
             bar.set_postfix(loss=f"{step.loss:.3f}", tokens_s=f"{step.tokens / step.seconds:,.0f}", refresh=False)
             bar.update()
             yield step
+
+
+def show_reading(pieces: Iterable, name: str) -> Iterator:
+    """Pass the pieces of a corpus on, with a progress bar that counts their characters."""
+    from tqdm import tqdm
+
+    with tqdm(desc=name, unit="chars", unit_scale=True, disable=None, leave=False) as bar:
+        for piece in pieces:
+            yield piece
+            bar.update(len(piece.text))

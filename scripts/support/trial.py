@@ -19,6 +19,7 @@ from scripts.support.measuring.answers import (
 )
 from scripts.support.measuring.text_loss import text_loss
 from scripts.support.models import open_model
+from scripts.support.pretraining import pretrain as pretrain_and_write
 from sft import encode_examples, example_batches, mix, read_examples
 
 
@@ -90,5 +91,5 @@ def sized(value: str, model, tok, text: list, directory: Path, seed: int):
         for part, tokens in zip(("train", "val"), text):
             np.save(directory / f"{part}.npy", tokens)
         shape = pretrain.SHAPE | {"n_layers": layers, "d_model": width, "n_heads": width // 32, "d_ff": 11 * width // 4}
-        pretrain.pretrain(tok, directory, shape, pretrain.SCHEDULE, pretrain.BATCH_SIZE, seed)
+        pretrain_and_write(tok, directory, shape, pretrain.SCHEDULE, pretrain.BATCH_SIZE, seed)
     return load(directory)[0]

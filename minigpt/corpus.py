@@ -1,0 +1,189 @@
+"""Text files -> documents -> token files, as a stream: a corpus may exceed memory (P1).
+
+    corpus = read_corpus(["books/*.txt"])
+    borders = split(corpus)
+    tok = learn_vocabulary(corpus, borders, vocab_size=768)
+    write_token_files(directory, tok, corpus, borders)
+
+A corpus is anything that gives its Pieces anew each time it is gone through: a Corpus of files, or a list.
+"""
+
+import re
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from glob import glob
+from itertools import chain, islice
+from pathlib import Path
+from typing import NamedTuple
+
+from .data import write_ids
+from .tokenizer import END, Tokenizer
+
+BLOCK = 2**16  # characters read at once; only a longer document is cut
+SAMPLE = 16_000_000  # characters at most that the tokenizer is trained on
+LAST_WORD = re.compile(r".*[^\W_](?=[\s.,;:!?、。，！？])", re.DOTALL)  # a text up to the end of its last whole word
+
+
+class Piece(NamedTuple):
+    """A document, or a part of a long one: begins is False when the piece before it belongs to the same document."""
+
+    text: str
+    begins: bool = True
+
+
+Progress = Callable[[Iterable[Piece], str], Iterable[Piece]]  # passes the pieces of the named file on and shows it
+
+
+class Corpus:
+    """The documents of text files, read anew each time and never held all at once."""
+
+    def __init__(self, paths: list[str]):
+        self.paths = paths
+
+    def __iter__(self) -> Iterator[Piece]:
+        for path in self.paths:
+            empty = True
+            for piece in cut_documents(read_blocks(path)):
+                empty = False
+                yield piece
+            if empty:
+                raise ValueError(f"{path}: the file is empty, it must hold text")
+
+
+def read_corpus(patterns: Iterable[str]) -> Corpus:
+    """All text files that match the patterns; <|endoftext|> separates documents within a file."""
+    paths = []
+    for pattern in patterns:
+        found = sorted(glob(pattern))
+        if not found:
+            raise FileNotFoundError(f"{pattern}: no such file")
+        paths += found
+    return Corpus(paths)
+
+
+def read_blocks(path: str) -> Iterator[str]:
+    """A text file, BLOCK characters at a time. ValueError names the first byte that is not UTF-8."""
+    with open(path, encoding="utf-8-sig") as file:
+        try:
+            while block := file.read(BLOCK):
+                yield block
+        except UnicodeDecodeError as problem:
+            # problem.object is what was decoded last: it ends where reading has stopped
+            byte = file.buffer.tell() - len(problem.object) + problem.start
+            raise ValueError(f"{path}: not UTF-8 text, byte {byte} is {problem.object[problem.start]:#x}") from problem
+
+
+def cut_documents(blocks: Iterable[str]) -> Iterator[Piece]:
+    """Cut a text into documents, and long documents into pieces. Line breaks around a document are left out.
+
+    The ids of the pieces, joined, are those of the whole document: a piece ends where the chunks of every tokenizer
+    end, between a letter or digit and the space or sign after it. A document without such a place stays whole.
+
+    >>> list(cut_documents(["low<|endof", "text|>low", "er"]))
+    [Piece(text='low', begins=True), Piece(text='lower', begins=True)]
+    """
+    text = ""  # what has been read and not passed on
+    begins = True  # does a document begin with it?
+    for block in chain(blocks, [END]):
+        *ended, text = (text + block).split(END)
+
+        # documents that end in this block; of a long one, the last piece
+        for document in ended:
+            document = document.strip("\r\n") if begins else document.rstrip("\r\n")
+            if document.strip() or (document and not begins):
+                yield Piece(document, begins)
+            begins = True
+
+        # a long document that goes on
+        if len(text) > BLOCK and (found := LAST_WORD.match(text)):
+            words = found[0]
+            yield Piece(words.lstrip("\r\n") if begins else words, begins)
+            text = text[len(words) :]
+            begins = False
+
+
+def split(corpus: Iterable[Piece]) -> Sequence[int]:
+    """How many characters of each document are training text; the rest of it is for validation.
+
+    Of 20 documents or more, the last twentieth is for validation; of fewer, the last tenth of each.
+
+    >>> list(split([Piece("low lower lowest"), Piece("new "), Piece("newer", begins=False)]))
+    [14, 8]
+    """
+    lengths = array("q")  # not a list: a corpus may hold many millions of documents
+    for piece in corpus:
+        if piece.begins:
+            lengths.append(0)
+        lengths[-1] += len(piece.text)
+
+    if len(lengths) >= 20:
+        validation = len(lengths) // 20
+        return lengths[:-validation] + array("q", [0]) * validation
+    return array("q", [length * 9 // 10 for length in lengths])
+
+
+def training_text(corpus: Iterable[Piece], borders: Sequence[int]) -> Iterator[Piece]:
+    """Each document up to its border."""
+    for piece, border in _with_borders(corpus, borders):
+        if border > 0:
+            yield Piece(piece.text[:border], piece.begins)
+
+
+def validation_text(corpus: Iterable[Piece], borders: Sequence[int]) -> Iterator[Piece]:
+    """Each document from its border on."""
+    for piece, border in _with_borders(corpus, borders):
+        if border < len(piece.text):
+            yield Piece(piece.text[max(border, 0) :], begins=border >= 0)
+
+
+def _with_borders(corpus: Iterable[Piece], borders: Sequence[int]) -> Iterator[tuple[Piece, int]]:
+    """Each piece, and where its document's border stands, counted from the start of the piece."""
+    borders = iter(borders)
+    for piece in corpus:
+        if piece.begins:
+            border = next(borders)
+        yield piece, border
+        border -= len(piece.text)
+
+
+def sampled(borders: Sequence[int]) -> int:
+    """The tokenizer learns from every n-th piece of the training text, at most SAMPLE characters: this n."""
+    return max(1, -(-sum(borders) // SAMPLE))
+
+
+def learn_vocabulary(corpus: Iterable[Piece], borders: Sequence[int], vocab_size: int) -> Tokenizer:
+    """Train a tokenizer on the training text."""
+    pieces = islice(training_text(corpus, borders), 0, None, sampled(borders))
+    return Tokenizer.train((piece.text for piece in pieces), vocab_size)
+
+
+def require_length(tok: Tokenizer, corpus: Iterable[Piece], borders: Sequence[int], context_length: int) -> None:
+    """ValueError when the training or the validation text is shorter than one context."""
+    for name, part in (("training", training_text), ("validation", validation_text)):
+        found = 0
+        for piece in part(corpus, borders):
+            found += len(tok.encode(piece.text))
+            if found > context_length:
+                break
+        else:
+            raise ValueError(f"the {name} text has {found} tokens, fewer than one context of {context_length}")
+
+
+def write_token_files(
+    directory: Path, tok: Tokenizer, corpus: Iterable[Piece], borders: Sequence[int], progress: Progress | None = None
+) -> None:
+    """Write train.npy and val.npy into the directory."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, part in (("train.npy", training_text), ("val.npy", validation_text)):
+        pieces = part(corpus, borders)
+        if progress:
+            pieces = progress(pieces, name)
+        write_ids(directory / name, encode(tok, pieces), tok.vocab_size)
+
+
+def encode(tok: Tokenizer, pieces: Iterable[Piece]) -> Iterator[list[int]]:
+    """The ids of a token file, piece by piece: an end token before every document, and one more at the very end."""
+    for piece in pieces:
+        ids = tok.encode(piece.text)
+        yield [tok.end_id, *ids] if piece.begins else ids
+    yield [tok.end_id]

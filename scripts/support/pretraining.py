@@ -1,0 +1,172 @@
+"""Pretraining, step by step: prepare the text, build or resume a model, take its steps, report (P1 to P3)."""
+
+import argparse
+import math
+import shutil
+import statistics
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import torch
+
+from minigpt import (
+    GPT,
+    GPTConfig,
+    Step,
+    Tokenizer,
+    TrainConfig,
+    TrainState,
+    all_batches,
+    evaluate,
+    load_checkpoint,
+    numpy_gpt,
+    read_tokens,
+    save,
+    save_checkpoint,
+    token_batches,
+    train,
+)
+from minigpt.corpus import Piece, learn_vocabulary, read_corpus, require_length, sampled, split, write_token_files
+from minigpt.data import Batches
+from minigpt.fast import processes
+from minigpt.files.tokenizer_json import to_json
+from minigpt.files.writing import write_text
+from scripts.support.run_directory import refuse_existing
+from scripts.support.stop_and_resume import LossLog, refuse_saves, stoppable
+from scripts.support.terminal import show_progress, show_reading
+
+
+def begin_run(args: argparse.Namespace) -> None:
+    """Prepare a new run's directory: tokenizer and token files. ValueError if it holds another run, unless asked."""
+    refuse_existing(args.out, args.overwrite)
+    refuse_saves(args.out, args.overwrite)
+    tok = prepare(read_corpus(args.data), args.out, args.vocab_size, args.context_length)
+
+    # until the new model is written, there is none
+    shutil.rmtree(args.out / "checkpoints", ignore_errors=True)
+    (args.out / "config.json").unlink(missing_ok=True)
+    write_text(args.out / "tokenizer.json", to_json(tok))
+
+
+def prepare(corpus: Iterable[Piece], directory: Path, vocab_size: int, context_length: int) -> Tokenizer:
+    """Train a tokenizer on the training text and write train.npy and val.npy; return the tokenizer.
+
+    corpus: gone through several times, so a list or a Corpus. ValueError, before anything is written, when a part of
+    the text is shorter than one context.
+    """
+    # training and validation text
+    borders = split(corpus)
+    every = sampled(borders)
+    if every > 1:
+        print(f"  {sum(borders):,} characters to train on; the tokenizer learns from every {every}th piece of them")
+
+    # text -> tokens
+    tok = learn_vocabulary(corpus, borders, vocab_size)
+    require_length(tok, corpus, borders, context_length)
+    write_token_files(directory, tok, corpus, borders, show_reading)
+    print(f"  {len(borders):,} documents, a vocabulary of {tok.vocab_size} tokens")
+    return tok
+
+
+def pretrain(
+    tok: Tokenizer,
+    directory: Path,
+    shape: dict,
+    schedule: dict,
+    batch_size: int,
+    seed: int,
+    *,
+    backend: str = "torch",
+    device: str = "cpu",
+    compile: bool = False,
+    settings: dict | None = None,
+    save_every: int = 0,
+    resume: int | bool = False,
+) -> tuple[GPT, dict]:
+    """Train a base model on the directory's token files; write model, log.jsonl and loss.png there.
+
+    shape, schedule: arguments of GPTConfig and TrainConfig. backend: "numpy" for the twin without autograd. settings:
+    of a run that can be stopped and resumed; they must be the same then. save_every: steps between saves, 0 for none.
+    resume: the step of a save, or True for the newest. Returns the model and its results; of several processes only
+    the first writes, and the others get no results.
+    """
+    config = TrainConfig(**schedule, seed=seed)
+    training, validation = (read_tokens(directory / f"{name}.npy") for name in ("train", "val"))
+
+    # build a model, or resume a saved one
+    torch.manual_seed(seed)
+    model = GPT(GPTConfig(vocab_size=tok.vocab_size, **shape)).to(device)
+    state = TrainState()
+    if resume:
+        state = load_checkpoint(directory, model, settings, None if resume is True else resume)
+    done = state.step
+
+    # its steps
+    batches = token_batches(training, tok.end_id, model.context_length, batch_size, seed)
+    if backend == "numpy":
+        steps = numpy_steps(model, batches, config)
+    else:
+        steps = train(model, batches, config, state, torch.compile(model) if compile else None)
+    save_step = lambda: save_checkpoint(directory, model, state, settings)
+    if settings:
+        steps = stoppable(steps, directory, save_step, device)
+
+    # take them: the first process measures, shows and writes, others only take part
+    if processes.rank() > 0:
+        for _ in steps:
+            pass
+        return model, {}
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    ln_vocab = math.log(tok.vocab_size)
+    print(f"  {parameters:,} parameters, {len(training):,} tokens; before training, loss is ln V = {ln_vocab:.2f}")
+    log = LossLog(directory, done)
+    steps = show_progress(steps, config.steps, "pretrain", done)
+    watch(steps, config, log, lambda: validation_loss(model, validation, tok, config), save_step, save_every)
+
+    # the result
+    save(directory, model, tok)
+    log.plot()
+    return model, {"ln_vocab": ln_vocab, "vocab_size": tok.vocab_size, "parameters": parameters} | summary(log)
+
+
+def numpy_steps(model: GPT, batches: Batches, config: TrainConfig) -> Iterator[Step]:
+    """Train the NumPy twin of a model; after each step the model has the twin's weights."""
+    twin = numpy_gpt.NumpyGPT.from_torch(model)
+    for step in numpy_gpt.train(twin, batches, config):
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.copy_(torch.from_numpy(twin.parameters[name]))
+        yield step
+
+
+def watch(
+    steps: Iterable[Step],
+    config: TrainConfig,
+    log: LossLog,
+    validate: Callable[[], float],
+    save_step: Callable[[], object],
+    save_every: int,
+) -> None:
+    """Take a run's steps: log each, validate ten times in a run, save every so often and at the end."""
+    validate_every = max(1, config.steps // 10)
+    for step in steps:
+        last = step.step == config.steps
+        log.add(step, validate() if last or step.step % validate_every == 0 else None)
+        if save_every and (last or step.step % save_every == 0):
+            save_step()
+
+
+def validation_loss(model: GPT, tokens, tok: Tokenizer, config: TrainConfig) -> float:
+    return evaluate(model, all_batches(tokens, tok.end_id, model.context_length, 64), config.precision)
+
+
+def summary(log: LossLog) -> dict:
+    """What a whole run's log says."""
+    rows = log.rows()
+    speeds = [row["tokens"] / row["seconds"] for row in rows]
+    return {
+        "first_loss": rows[0]["loss"],
+        "val_loss": rows[-1]["val_loss"],
+        "steps": len(rows),
+        "tokens_per_second": round(statistics.median(speeds)),
+    }

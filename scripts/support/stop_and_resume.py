@@ -1,0 +1,123 @@
+"""How a training run is stopped, saved, resumed and logged."""
+
+import json
+import re
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from glob import glob
+from hashlib import sha256
+from itertools import islice
+from pathlib import Path
+
+from minigpt.fast import processes
+from minigpt.files.checkpoint import checkpoints
+from minigpt.files.reading import file_hash
+from scripts.support.plots import save_loss_plot
+from scripts.support.torchrun import once
+
+
+class Stop:
+    """Inside it, Ctrl-C or SIGTERM is only noted in `signal`, so that the run can stop; a second one stops at once."""
+
+    signal = 0
+
+    def __enter__(self) -> "Stop":
+        self.before = {number: signal.signal(number, self.note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def note(self, number: int, _) -> None:
+        self.signal = number
+        signal.signal(number, self.before[number])
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+
+def stoppable(steps: Iterable, directory: Path, save: Callable[[], object], device: str) -> Iterator:
+    """Pass a training run's Steps on; when Ctrl-C stops it, save. When it stops or fails, say how to resume it."""
+    with Stop() as stop:
+        try:
+            for step in steps:
+                yield step
+
+                # whichever process received the signal, all stop after the same step
+                if processes.total(stop.signal, device):
+                    with once() as first:
+                        if first:
+                            save()
+                            print(f"\nstopped after step {step.step}; {how_to_resume(directory)}", file=sys.stderr)
+                    sys.exit(128 + (stop.signal or signal.SIGINT))
+        except FloatingPointError as problem:
+            anew = "another learning rate is another run (OVERWRITE=1)"
+            raise FloatingPointError(f"{problem}; {anew}; {how_to_resume(directory)}") from problem
+
+
+def how_to_resume(directory: Path) -> str:
+    saved = checkpoints(directory)
+    if not saved:
+        return "there is no save to resume from"
+    return f"the same command with --resume (RESUME=1) resumes from {directory}/checkpoints/{saved[-1].name}"
+
+
+def which_save(name: str) -> int | bool:
+    """The step of the save that --resume names: 40, step-40 or a path that ends like this; True for the newest.
+
+    >>> which_save("runs/books/checkpoints/step-40"), which_save("newest")
+    (40, True)
+    """
+    found = re.fullmatch(r"(?:.*step-)?(\d+)/?", name)
+    if name != "newest" and not found:
+        raise ValueError(f"--resume {name}: must be the step of a save, like 40 or checkpoints/step-40, or be left out")
+    return int(found[1]) if found else True
+
+
+def refuse_saves(directory: Path, overwrite: bool) -> None:
+    """ValueError when the directory holds a run that can be resumed, unless it may be overwritten."""
+    saved = checkpoints(directory)
+    if saved and not overwrite:
+        raise ValueError(f"{saved[-1]}: a run is saved here; resume it with RESUME=1 or start again with OVERWRITE=1")
+
+
+def fingerprint(patterns: Iterable[str]) -> str:
+    """A hash of all files that match the patterns: a run is resumed only with the text that it began with."""
+    paths = [path for pattern in patterns for path in sorted(glob(str(pattern)))]
+    return sha256("".join(map(file_hash, paths)).encode()).hexdigest()[:16]
+
+
+def prepared_files(directory: Path) -> dict[str, str]:
+    """The hash of each file that preparation makes; FileNotFoundError if one is missing."""
+    paths = [directory / name for name in ("tokenizer.json", "train.npy", "val.npy")]
+    for path in paths:
+        if not path.exists():
+            raise FileNotFoundError(f"{path}: is missing, there is no run to resume")
+    return {path.name: file_hash(path)[:16] for path in paths}
+
+
+class LossLog:
+    """A run's log.jsonl: one line per step, with the validation loss where it was measured; and its plot.
+
+    done: how many steps a resumed run has behind it. Later lines are removed, since their steps are made again.
+    """
+
+    def __init__(self, directory: Path, done: int = 0):
+        self.directory = directory
+        self.path = directory / "log.jsonl"
+        with open(self.path, "a+b") as file:
+            file.seek(0)
+            file.truncate(sum(len(line) for line in islice(file, done)))
+
+    def add(self, step, validation: float | None = None) -> None:
+        row = {"step": step.step, "loss": step.loss, "lr": step.lr, "grad_norm": step.grad_norm}
+        row |= {"tokens": step.tokens, "seconds": step.seconds}
+        if validation is not None:
+            row["val_loss"] = validation
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def rows(self) -> list[dict]:
+        return [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
+
+    def plot(self) -> None:
+        save_loss_plot(self.directory)
