@@ -141,9 +141,9 @@ def filter_steps(logits: Tensor, histories: Sequence, settings) -> Iterator[tupl
 
 
 def check_logits(logits: Tensor, rows: Sequence[int] | None = None) -> None:
-    """ValueError if a row of (..., V) logits is no distribution: NaN, +inf, or only -inf. rows: their own numbers."""
+    """ValueError if a row of (..., V) logits is not a distribution: NaN, +inf, or only -inf. rows: their own numbers."""
     largest = logits.amax(-1)  # (...): NaN wins every comparison, then +inf
-    if math.isfinite(largest.sum()):  # a single number to look at; only a sum of finite ones that overflows goes on
+    if math.isfinite(largest.sum()):  # one number to check; a sum of finite ones that overflows is looked at below
         return
     for row, value in zip(rows or range(largest.numel()), largest.flatten().tolist()):
         if not math.isfinite(value):

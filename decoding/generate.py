@@ -34,7 +34,7 @@ def generate(
 
     prompts: B rows of ids; returns B Generations. temperature=0 is greedy (G4), no filter at all is multinomial (G6).
     eos_id: one id or several. seed: s gives row i the seed s + i; or one per row; None: fresh ones (G3). ValueError for
-    a bad argument, a prompt that is empty or leaves no room in the window, logits that are no distribution.
+    a bad argument, a prompt that is empty or leaves no room in the window, logits that are not a distribution.
 
     >>> class Constant:  # a model needs no transformer
     ...     context_length, logits = None, torch.tensor([.1, .7, .2]).log()

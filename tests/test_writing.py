@@ -51,7 +51,7 @@ def seen(directory: Path) -> dict[str, bytes]:
 
 
 def killed_at(number: int, write, *arguments) -> bool:
-    """Write in a process of its own that is killed at its so many-th file operation; False if it ended before."""
+    """Write in a process of its own that is killed at its n-th file operation; False if it ended before."""
     child = os.fork()
     if child == 0:
         kill_at(number)
@@ -63,7 +63,7 @@ def killed_at(number: int, write, *arguments) -> bool:
 
 
 def kill_at(number: int) -> None:
-    """Kill this process at its so many-th file operation, with half of a file written if it writes one."""
+    """Kill this process at its n-th file operation, with half of a file written if it writes one."""
     operations = count(1)
 
     def watch(module, name: str, path_at: int | None = None) -> None:

@@ -117,7 +117,7 @@ class Peer:
         self.steps += 1
 
     def seconds(self, count: int) -> list[float]:
-        """How long each of so many steps takes, after some that aren't counted."""
+        """How long each of this many steps takes, after a warm-up."""
         for _ in range(5):
             self.step()
         found = []
