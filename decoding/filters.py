@@ -141,7 +141,7 @@ def filter_steps(logits: Tensor, histories: Sequence, settings) -> Iterator[tupl
 
 
 def check_logits(logits: Tensor, rows: Sequence[int] | None = None) -> None:
-    """ValueError if a row of (..., V) logits is not a distribution: NaN, +inf, or only -inf. rows: their own numbers."""
+    """ValueError if a row of (..., V) logits is not a distribution: NaN, +inf or only -inf. rows: their numbers."""
     largest = logits.amax(-1)  # (...): NaN wins every comparison, then +inf
     if math.isfinite(largest.sum()):  # one number to check; a sum of finite ones that overflows is looked at below
         return

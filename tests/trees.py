@@ -83,7 +83,7 @@ class Tree(HistoryModel):
 class RandomTree(HistoryModel):
     """Random logits that depend on every token of the text and on its order, so that a mixed-up state shows.
 
-    levels: None draws logits from a normal distribution; a number draws them from this many values, so that many are equal.
+    levels: None draws logits from a normal distribution; a number draws them from this many values, with many ties.
     """
 
     def __init__(self, V: int, seed: int, scale: float = 2.0, levels: int | None = None, context_length=None):
