@@ -23,7 +23,7 @@ from numpy import ndarray as Array
 
 from .config import GPTConfig, TrainConfig
 
-if TYPE_CHECKING:  # torch comes in only with what is handed over: a model, batches, or ids while decoding
+if TYPE_CHECKING:  # torch comes in only with what is handed over: a model, batches, or ids to decode
     from torch import Tensor
 
     from .data import Batches
@@ -57,9 +57,9 @@ def rms_norm_backward(dy: Array, cache: tuple) -> tuple[Array, Array]:
     return dscaled * r + dsquares * 2 * x, dw  # sum: through x directly, and through x², slope 2x, in r
 
 
-def rotary(positions: Array, config: GPTConfig, dtype: np.dtype) -> tuple[Array, Array]:
-    """Cosines and sines of each position's angles: (…, T) -> two (…, T, D/2). Su et al. 2021, arXiv:2104.09864."""
-    angle = positions[..., None] * config.rope_theta ** (-np.arange(0, config.d_head, 2) / config.d_head)  # (…, T, D/2)
+def rotary(T: int, config: GPTConfig, dtype: np.dtype) -> tuple[Array, Array]:
+    """Cosines and sines of each position's angles, (T, D/2) each. Su et al. 2021, arXiv:2104.09864, eq. 34."""
+    angle = np.arange(T)[:, None] * config.rope_theta ** (-np.arange(0, config.d_head, 2) / config.d_head)  # (T, D/2)
     return np.cos(angle).astype(dtype), np.sin(angle).astype(dtype)
 
 
@@ -77,26 +77,25 @@ def merge_heads(x: Array) -> Array:
     return x.swapaxes(1, 2).reshape(-1, x.shape[1] * x.shape[3])  # (B, H, T, D) -> (N, H·D): undoes split_heads
 
 
-def attention(x: Array, weights: list[Array], shared: tuple, past: list[Array] | None) -> tuple[Array, tuple]:
+def attention(x: Array, weights: list[Array], shared: tuple) -> tuple[Array, tuple]:
     """Each token's mix of the values it may see: softmax(q·k / sqrt D) v. x: (N, C) -> (N, C).
 
-    Each of the K key heads serves H/K query heads. mask: True where a token may look, broadcastable to
-    (B, K, H/K·T, S). past: earlier tokens' keys and values, (B, K, S-T, D) each, to which the new ones are added.
+    Each of the K key heads serves H/K query heads. shared: B, D, and the positions' cosines and sines, (T, D/2) each.
     Vaswani et al. 2017, eq. 1; Ainslie et al. 2023, arXiv:2305.13245.
     """
     w_query, w_key, w_value, w_output = weights
-    B, D, cos, sin, mask = shared
+    B, D, cos, sin = shared
 
     # project to heads, and turn by position
     query = rotate(split_heads(x @ w_query.T, B, D), cos, sin)  # (B, H, T, D)
     key = rotate(split_heads(x @ w_key.T, B, D), cos, sin)  # (B, K, T, D)
     value = split_heads(x @ w_value.T, B, D)  # (B, K, T, D)
-    if past is not None:  # while generating
-        past[:] = key, value = [np.concatenate(both, 2) for both in zip(past, (key, value))]  # (B, K, S, D)
 
-    # attend
-    stacked = query.reshape(B, key.shape[1], -1, D)  # (B, K, H/K·T, D): heads that share a key, one under the other
-    scores = np.where(mask, stacked @ key.swapaxes(2, 3) / math.sqrt(D), -math.inf)  # (B, K, H/K·T, S)
+    # attend behind the causal mask
+    (H, T), K = query.shape[1:3], key.shape[1]
+    stacked = query.reshape(B, K, -1, D)  # (B, K, H/K·T, D): heads that share a key, one under the other
+    may_look = np.tile(np.tri(T, dtype=bool), (H // K, 1))  # (H/K·T, T)
+    scores = np.where(may_look, stacked @ key.swapaxes(2, 3) / math.sqrt(D), -math.inf)  # (B, K, H/K·T, T)
     exponentials = np.exp(scores - scores.max(-1, keepdims=True))
     p = exponentials / exponentials.sum(-1, keepdims=True)
     merged = merge_heads((p @ value).reshape(query.shape))  # (N, C)
@@ -105,7 +104,7 @@ def attention(x: Array, weights: list[Array], shared: tuple, past: list[Array] |
 
 def attention_backward(dy: Array, cache: tuple) -> tuple[Array, list[Array]]:
     """dy: (N, C) -> dx (N, C) and the four weights' gradients."""
-    x, (w_query, w_key, w_value, w_output), (B, D, cos, sin, _), stacked, key, value, p, merged = cache
+    x, (w_query, w_key, w_value, w_output), (B, D, cos, sin), stacked, key, value, p, merged = cache
 
     # the output projection, and the mix of the values
     dw_output = dy.T @ merged  # (C, C) product
@@ -152,10 +151,10 @@ def mlp_backward(dy: Array, cache: tuple) -> tuple[Array, list[Array]]:
     return dx, [dgate.T @ x, dup.T @ x, dw_down]  # product
 
 
-def block(x: Array, weights: list[Array], eps: float, shared: tuple, past: list | None) -> tuple[Array, tuple]:
+def block(x: Array, weights: list[Array], eps: float, shared: tuple) -> tuple[Array, tuple]:
     """x + attention(norm(x)), then the same with the MLP. x: (N, C) -> (N, C). weights: in BLOCK's order."""
     normed, of_first = rms_norm(x, weights[0], eps)
-    attended, of_attention = attention(normed, weights[1:5], shared, past)
+    attended, of_attention = attention(normed, weights[1:5], shared)
     x = x + attended
     normed, of_second = rms_norm(x, weights[5], eps)
     widened, of_mlp = mlp(normed, weights[6:])
@@ -201,9 +200,8 @@ def cross_entropy_backward(cache: tuple) -> Array:
 class NumpyGPT:
     """The default model (RMSNorm, rotary, grouped heads, SwiGLU, tied embedding, no bias), float32 or float64.
 
-    parameters: by model.py's names. ValueError that names the switch when config asks for another model. `prefill`,
-    `step` and `reorder` are what the decoding package needs; their state is past, each layer's keys and values, and
-    filled, (B, S) bool: False where a shorter prompt left a hole.
+    parameters: by model.py's names. ValueError that names the switch when config asks for another model.
+    twin(ids) takes and gives tensors, (B, T) -> (B, T, V), so that decoding.uncached(twin) can be decoded.
 
     >>> from minigpt import GPT
     >>> NumpyGPT.from_torch(GPT(GPTConfig.toy())).forward(np.array([[1, 2, 3]]))[0].shape
@@ -232,26 +230,26 @@ class NumpyGPT:
             parameter.data = torch.tensor(self.parameters[name])
         return model.eval()
 
-    def forward(self, ids: Array, past: list | None = None, filled: Array | None = None) -> tuple[Array, tuple]:
-        """ids (B, T) -> logits (B, T, V) and the cache. ValueError when they do not fit in the context.
+    def __call__(self, ids: "Tensor") -> "Tensor":
+        import torch
 
-        While generating: past is added to; filled says that ids are one new token a row, the last column of its (B, S).
-        """
-        config, embedding, positions = self.config, self.parameters["token_embedding.weight"], np.arange(ids.shape[1])
-        mask = np.tile(positions <= positions[:, None], (config.n_heads // config.n_kv_heads, 1))  # (H/K·T, S)
-        if filled is not None:
-            positions, mask = filled.sum(-1, keepdims=True) - 1, filled[:, None, None]  # (B, 1) and (B, 1, 1, S)
-        if positions.max() >= self.context_length:
-            raise ValueError(f"{positions.max() + 1} tokens do not fit in the context of {self.context_length}")
-        cos, sin = rotary(positions[..., None, :], config, embedding.dtype)  # ([B,] 1, T, D/2)
-        shared = len(ids), config.d_head, cos, sin, mask
+        return torch.from_numpy(self.forward(ids.numpy())[0])
+
+    def forward(self, ids: Array) -> tuple[Array, tuple]:
+        """ids (B, T) -> logits (B, T, V) and the cache. ValueError when they do not fit in the context."""
+        (B, T), config = ids.shape, self.config
+        if self.context_length < T:
+            raise ValueError(f"{T} tokens do not fit in the context of {self.context_length}")
+        embedding = self.parameters["token_embedding.weight"]
+        shared = B, config.d_head, *rotary(T, config, embedding.dtype)
+
         x, of_blocks = embedding[ids.ravel()], []  # (N, C)
         for layer in range(config.n_layers):
             weights = [self.parameters[f"blocks.{layer}.{name}.weight"] for name in BLOCK]
-            x, of_block = block(x, weights, config.norm_eps, shared, past[layer] if past else None)
+            x, of_block = block(x, weights, config.norm_eps, shared)
             of_blocks.append(of_block)
         x, of_norm = rms_norm(x, self.parameters["final_norm.weight"], config.norm_eps)
-        return (x @ embedding.T).reshape(*ids.shape, -1), (ids, of_blocks, of_norm, x)  # (B, T, V)
+        return (x @ embedding.T).reshape(B, T, -1), (ids, of_blocks, of_norm, x)  # (B, T, V)
 
     def backward(self, dlogits: Array, cache: tuple) -> Arrays:
         """The gradient of every parameter, by its name. dlogits: (B, T, V); cache: from `forward`."""
@@ -266,33 +264,6 @@ class NumpyGPT:
         # sum: looking tokens up used the tied matrix as well. (dembedding[ids] += dx would count a repeated id once.)
         np.add.at(dembedding, ids.ravel(), dx)
         return gradients
-
-    def prefill(self, prompts: list[list[int]]) -> "tuple[Tensor, tuple]":
-        """Read the prompts: logits (B, V) after each one's last token, and the state with which `step` continues."""
-        import torch
-
-        lengths, config = np.array([len(prompt) for prompt in prompts]), self.config
-        filled = np.arange(lengths.max()) < lengths[:, None]  # (B, T): padding on the right, where no token sees it
-        ids = np.zeros(filled.shape, np.int64)
-        ids[filled] = np.concatenate(prompts)
-        none = np.zeros((len(ids), config.n_kv_heads, 0, config.d_head), self.parameters["final_norm.weight"].dtype)
-        past = [[none, none] for _ in range(config.n_layers)]
-        logits, _ = self.forward(ids, past=past)
-        return torch.from_numpy(logits[np.arange(len(ids)), lengths - 1]), (past, filled)
-
-    def step(self, state: tuple, ids: "Tensor") -> "tuple[Tensor, tuple]":
-        """Read one more token per row: ids (B,) -> logits (B, V) for the next one. The state is written to."""
-        import torch
-
-        past, filled = state
-        filled = np.concatenate([filled, np.ones((len(ids), 1), bool)], 1)  # (B, S)
-        logits, _ = self.forward(ids.numpy()[:, None], past, filled)
-        return torch.from_numpy(logits[:, 0]), (past, filled)
-
-    def reorder(self, state: tuple, rows: "Tensor") -> tuple:
-        """Row i of the new state is row rows[i] of the old one."""
-        past, filled = state
-        return [[kept[rows.numpy()] for kept in layer] for layer in past], filled[rows.numpy()]
 
 
 def adamw(parameters: Arrays, gradients: Arrays, moments: dict, config: TrainConfig, lr: float, count: int) -> Arrays:
@@ -326,14 +297,20 @@ def train(model: NumpyGPT, batches: "Batches", config: TrainConfig) -> "Iterator
     moments = {}
     for step in range(config.steps):
         started, batch = time.perf_counter(), batches(step)
+
+        # forward and backward
         logits, cache = model.forward(batch.inputs.numpy())
         loss, of_loss = cross_entropy(logits, batch.targets.numpy())
         gradients = model.backward(cross_entropy_backward(of_loss), cache)
+
+        # clip: all gradients together are no longer than config.clip
         norm = math.sqrt(sum(float((gradient**2).sum()) for gradient in gradients.values()))
         if not math.isfinite(loss + norm):
             raise FloatingPointError(f"step {step + 1}: loss {loss}, gradient norm {norm}; try a smaller learning rate")
-        if norm > config.clip:  # all gradients together are no longer than config.clip
+        if norm > config.clip:
             gradients = {name: gradient * (config.clip / norm) for name, gradient in gradients.items()}
+
+        # move the weights
         lr = config.lr * learning_rate(step, config)
         model.parameters = adamw(model.parameters, gradients, moments, config, lr, step + 1)
         yield Step(step + 1, loss, lr, norm, batch.learnt(), time.perf_counter() - started)

@@ -34,6 +34,7 @@ def main() -> None:
     args = parser.parse_args()
     name = args.task or args.strategy
     knobs = named(name) | {knob: getattr(args, knob) for knob in KNOBS if getattr(args, knob) is not None}
+    from decoding import uncached
     from minigpt.numpy_gpt import NumpyGPT
     from scripts.support.comparison import continue_prompt
     from scripts.support.measuring.answers import as_text, text_of
@@ -42,7 +43,7 @@ def main() -> None:
 
     model, tok = open_model(args.model)
     if args.backend == "numpy":
-        model = NumpyGPT.from_torch(model)
+        model = uncached(NumpyGPT.from_torch(model))
     prompt = as_text(tok, args.prompt)
     said = continue_prompt(model, prompt, knobs, max_new_tokens=args.max_new_tokens, eos_id=tok.end_id, seed=args.seed)
     print(args.prompt + text_of(tok, said))

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import minigpt
-from decoding import beam_search, generate
+from decoding import beam_search, generate, uncached
 from minigpt import GPT, IGNORE, Batch, GPTConfig, TrainConfig, load, numpy_gpt, save
 from minigpt.formulas import cross_entropy
 from minigpt.numpy_gpt import NumpyGPT
@@ -102,10 +102,9 @@ def arrays(*sizes: tuple[int, ...]) -> list[np.ndarray]:
     return [rng.normal(size=size) for size in sizes]
 
 
-def shared_by_blocks(B: int, T: int, D: int, groups: int) -> tuple:
+def shared_by_blocks(B: int, T: int, D: int) -> tuple:
     config = GPTConfig(**{**SMALL, "d_model": 4 * D, "rope_theta": 5.0})
-    cos, sin = numpy_gpt.rotary(np.arange(T), config, np.float64)
-    return B, D, cos, sin, np.tile(np.tri(T, dtype=bool), (groups, 1))
+    return B, D, *numpy_gpt.rotary(T, config, np.float64)
 
 
 def test_rms_norms_backward_pass_is_its_slope():
@@ -117,7 +116,7 @@ def test_rms_norms_backward_pass_is_its_slope():
 
 
 def test_rotates_backward_pass_is_its_slope():
-    _, _, cos, sin, _ = shared_by_blocks(2, 3, 4, 1)
+    _, _, cos, sin = shared_by_blocks(2, 3, 4)
     (x,) = arrays((2, 2, 3, 4))
     check_layer(
         lambda x, _: (numpy_gpt.rotate(x, cos, sin), ()),
@@ -128,9 +127,9 @@ def test_rotates_backward_pass_is_its_slope():
 @pytest.mark.parametrize("H, K", [(1, 1), (2, 2), (4, 2), (3, 1)])
 def test_attentions_backward_pass_is_its_slope(H, K):
     B, T, D, C = 2, 3, 2, H * 2
-    shared = shared_by_blocks(B, T, D, H // K)
+    shared = shared_by_blocks(B, T, D)
     x, *weights = arrays((B * T, C), (C, C), (K * D, C), (K * D, C), (C, C))
-    check_layer(lambda x, w: numpy_gpt.attention(x, w, shared, None), numpy_gpt.attention_backward, x, weights)
+    check_layer(lambda x, w: numpy_gpt.attention(x, w, shared), numpy_gpt.attention_backward, x, weights)
 
 
 def test_mlps_backward_pass_is_its_slope():
@@ -139,9 +138,9 @@ def test_mlps_backward_pass_is_its_slope():
 
 
 def test_a_blocks_backward_pass_is_its_slope():
-    shared = shared_by_blocks(B=1, T=3, D=2, groups=2)
+    shared = shared_by_blocks(B=1, T=3, D=2)
     x, *weights = arrays((3, 4), (4,), (4, 4), (2, 4), (2, 4), (4, 4), (4,), (5, 4), (5, 4), (4, 5))
-    forward = lambda x, weights: numpy_gpt.block(x, weights, 0.1, shared, None)
+    forward = lambda x, weights: numpy_gpt.block(x, weights, 0.1, shared)
     check_layer(forward, numpy_gpt.block_backward, x, weights)
 
 
@@ -233,33 +232,13 @@ def test_float32_stays_float32():
     assert {array.dtype for array in (logits, dlogits, *twin.backward(dlogits, cache).values())} == {np.dtype("f4")}
     assert len(list(numpy_gpt.train(twin, random_batches, TrainConfig(steps=2)))) == 2
     assert {parameter.dtype for parameter in twin.parameters.values()} == {np.dtype("f4")}
-    first, state = twin.prefill([[1, 2], [3]])
-    second, _ = twin.step(state, torch.tensor([4, 5]))
-    assert first.dtype == second.dtype == torch.float32
-
-
-@given(st.data())
-@quick
-def test_cached_equals_uncached_and_a_row_in_a_batch_equals_the_row_alone(data):
-    """Prompts of any lengths, steps, and any reordering on the way: the logits are those of reading the row anew."""
-    twin = NumpyGPT.from_torch(make_model(data.draw(st.integers(0, 99)), n_kv_heads=data.draw(st.sampled_from([1, 4]))))
-    token = st.integers(0, SMALL["vocab_size"] - 1)
-    rows = data.draw(st.lists(st.lists(token, min_size=1, max_size=6), min_size=1, max_size=3))
-    logits, state = twin.prefill(rows)
-    for _ in range(data.draw(st.integers(0, 4))):
-        order = data.draw(st.lists(st.integers(0, len(rows) - 1), min_size=1, max_size=3))
-        ids = data.draw(st.lists(token, min_size=len(order), max_size=len(order)))
-        state = twin.reorder(state, torch.tensor(order))
-        logits, state = twin.step(state, torch.tensor(ids))
-        rows = [[*rows[row], id] for row, id in zip(order, ids)]
-    for row, found in zip(rows, logits, strict=True):
-        assert_close(found, twin.forward(np.array([row]))[0][0, -1], 1e-11, f"row {row}")
+    assert twin(torch.tensor([[1, 2]])).dtype == torch.float32
 
 
 def test_decoding_drives_the_twin_as_it_drives_pytorch():
     """Greedy, drawn and beam-searched texts of unequal prompts, up to a full window: the same ids."""
     model = make_model(context_length=20).eval()
-    twin, prompts = NumpyGPT.from_torch(model), [[1, 2, 3, 4, 5], [6], [7, 8]]
+    twin, prompts = uncached(NumpyGPT.from_torch(model)), [[1, 2, 3, 4, 5], [6], [7, 8]]
     for knobs in (dict(temperature=0), dict(temperature=0, eos_id=[2, 3]), dict(top_p=0.9, seed=0)):
         found, expected = (generate(m, prompts, max_new_tokens=30, **knobs) for m in (twin, model))
         assert [(each.ids, each.stop) for each in found] == [(each.ids, each.stop) for each in expected]
@@ -307,9 +286,6 @@ def test_too_many_tokens_are_refused_and_a_loss_that_is_not_finite_leaves_the_we
     twin = NumpyGPT.from_torch(make_model())
     with pytest.raises(ValueError, match="13 tokens do not fit in the context of 12"):
         twin.forward(np.zeros((1, 13), int))
-    _, state = twin.prefill([[1] * 12])
-    with pytest.raises(ValueError, match="13 tokens"):
-        twin.step(state, torch.tensor([1]))
     before = {name: parameter.copy() for name, parameter in twin.parameters.items()}
     nothing_learnt = lambda step: Batch.from_rows([[1, 2]], [[IGNORE, IGNORE]])
     with np.errstate(all="ignore"), pytest.warns(RuntimeWarning), pytest.raises(FloatingPointError, match="step 1"):

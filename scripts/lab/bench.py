@@ -81,28 +81,26 @@ def decoding_rows(config, name: str, cases: list[str], bandwidth: float, pairs: 
     return rows
 
 
-def twin_rows(pairs: int) -> list[dict]:
-    """Tokens a second of the NumPy twin beside PyTorch, on one model: training steps in fp32, and greedy decoding."""
+def twin_row(pairs: int) -> dict:
+    """Tokens per second of the NumPy twin's training steps beside PyTorch's in fp32, on one model."""
     import torch
 
-    from decoding import generate
     from minigpt import GPT, Batch, GPTConfig, TrainConfig, numpy_gpt, train
 
     torch.manual_seed(0)
     model = GPT(GPTConfig.toy())
-    twin, steps = numpy_gpt.NumpyGPT.from_torch(model), 5
+    twin = numpy_gpt.NumpyGPT.from_torch(model)
     ids = torch.randint(model.vocab_size, (32, 57))
-    batches, config = (lambda step: Batch(ids[:, :-1], ids[:, 1:])), TrainConfig(steps=steps)
-    rows = [in_turns(
-        lambda: list(numpy_gpt.train(twin, batches, config)), lambda: list(train(model, batches, config)),
-        steps * ids[:, 1:].numel(), pairs,
-    )]  # fmt: skip
-    for batch in (1, 8):
-        prompts, knobs = ids[:batch, :16].tolist(), {"max_new_tokens": NEW_TOKENS, "temperature": 0}
-        ours, peer = (lambda m=m, p=prompts, k=knobs: generate(m, p, **k) for m in (twin, model))
-        rows.append(in_turns(ours, peer, batch * NEW_TOKENS, pairs))
-    names = ["training step, 32 x 56 tokens", "greedy, batch 1", "greedy, batch 8"]
-    return [{"what": f"NumPy twin, {name}", "peer_name": "PyTorch", **row} for name, row in zip(names, rows)]
+    batch, config = Batch(ids[:, :-1], ids[:, 1:]), TrainConfig(steps=5)
+
+    def ours() -> None:
+        list(numpy_gpt.train(twin, lambda step: batch, config))
+
+    def peer() -> None:
+        list(train(model, lambda step: batch, config))
+
+    measured = in_turns(ours, peer, config.steps * batch.inputs.numel(), pairs)
+    return {"what": "NumPy twin, training step, 32 x 56 tokens", "peer_name": "PyTorch", **measured}
 
 
 def main() -> None:
@@ -138,7 +136,7 @@ def main() -> None:
         [[r["what"], f"{r['ours']:,.0f}", f"{r['peer']:,.0f}", r["ratio"], r["share_of_limit"]] for r in rows],
     )
     print("  the limit: every token reads all weights once\n")
-    twins = twin_rows(args.pairs)
+    twins = [twin_row(args.pairs)]
     table(
         ["4 layers x 128, tokens/s", "NumPy", "PyTorch", "ratio"],
         [[r["what"], f"{r['ours']:,.0f}", f"{r['peer']:,.0f}", r["ratio"]] for r in twins],
