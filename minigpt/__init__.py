@@ -1,4 +1,4 @@
-"""The base model: from text to a model that predicts the next token. Read functional.py, model.py, loop.py first."""
+"""The base model: from text to a model that predicts the next token. Begin with tokenizer.py, corpus.py, data.py."""
 
 from .config import GPTConfig, TrainConfig
 from .data import IGNORE, Batch, all_batches, read_tokens, token_batches, write_tokens
@@ -9,22 +9,6 @@ from .model import GPT
 from .tokenizer import Tokenizer
 
 __all__ = [
-    "GPT",
-    "IGNORE",
-    "Batch",
-    "GPTConfig",
-    "Step",
-    "Tokenizer",
-    "TrainConfig",
-    "TrainState",
-    "all_batches",
-    "evaluate",
-    "load",
-    "load_checkpoint",
-    "read_tokens",
-    "save",
-    "save_checkpoint",
-    "token_batches",
-    "train",
-    "write_tokens",
-]
+    "GPT", "IGNORE", "Batch", "GPTConfig", "Step", "Tokenizer", "TrainConfig", "TrainState", "all_batches", "evaluate",
+    "load", "load_checkpoint", "read_tokens", "save", "save_checkpoint", "token_batches", "train", "write_tokens",
+]  # fmt: skip

@@ -16,15 +16,15 @@ from plain_or_fast import has_twin
 from .config import TrainConfig
 from .data import IGNORE, Batch, Batches
 from .formulas import cross_entropy
-from .optim import Optimizer, clip_gradients, learning_rate, make_optimizers
+from .optim import clip_gradients, learning_rate, make_optimizers
 
 
 @dataclass(frozen=True)
 class Step:
-    """One optimizer step as `train` reports it; loss is the mean in nats over its learnt tokens, before the update."""
+    """One optimizer step as `train` reports it."""
 
     step: int  # 1 for the first
-    loss: float
+    loss: float  # mean in nats over the learnt tokens, before the update
     lr: float
     grad_norm: float
     tokens: int  # learnt targets in the batch
@@ -33,29 +33,24 @@ class Step:
 
 @dataclass
 class TrainState:
-    """What a checkpoint adds to the weights: the number of steps done and the optimizers' moments.
+    """What a checkpoint adds to the weights. `train` keeps it up to date; passing it back resumes.
 
-    `train` keeps it up to date; passing it back resumes. No random state has to be saved: batches are a function of the
-    step, and every step seeds dropout anew.
+    No random state has to be saved: batches are a function of the step, and every step seeds dropout anew.
     """
 
-    step: int = 0
+    step: int = 0  # how many are done
     moments: dict[str, Tensor] = field(default_factory=dict)
 
 
 def train(
-    model: nn.Module,
-    batches: Batches,
-    config: TrainConfig,
-    state: TrainState | None = None,
+    model: nn.Module, batches: Batches, config: TrainConfig, state: TrainState | None = None,
     compiled: nn.Module | None = None,
-) -> Iterator[Step]:
+) -> Iterator[Step]:  # fmt: skip
     """Train the model in place, yielding a Step after each update until config.steps are done.
 
-    batches: step (from 0) -> Batch. state: from an earlier run, to continue it, or a fresh one to be filled. compiled:
-    torch.compile(model), to compute the logits faster. Parameters that are frozen or unused stay as they are.
-    ValueError for a batch without a target; FloatingPointError when loss or gradients stop being finite, before they
-    reach the weights.
+    batches: step (from 0) -> Batch. state: of an earlier run, to continue it, or a fresh one to be filled. compiled:
+    torch.compile(model), to compute the logits faster. Frozen and unused parameters stay as they are. ValueError for a
+    batch without a target; FloatingPointError when loss or gradients stop being finite, before they reach the weights.
     """
     state = TrainState() if state is None else state
     forward = model if compiled is None else compiled
@@ -93,8 +88,7 @@ def train(
 def accumulate_gradients(forward: nn.Module, batch: Batch, config: TrainConfig) -> float:
     """Add the gradient of the batch's mean loss to every parameter's grad; return the loss in nats.
 
-    The rows go through the model in config.micro_batches pieces. Each piece's sum is divided by the targets of the
-    whole batch, so any number of pieces adds up to the same gradient.
+    Each micro batch's sum is divided by the targets of the whole batch, so any number of them adds up to the same.
     """
     tokens, loss = batch.learnt(), 0.0
     for piece in batch.split(config.micro_batches):
@@ -112,10 +106,8 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], precision: str = "fp32"
 
     The model's mode, training or not, is restored. ValueError when there is no target.
     """
-    was_training = model.training
-    device = next(model.parameters()).device
+    was_training, device = model.training, next(model.parameters()).device
     model.eval()
-
     total, tokens = 0.0, 0
     for batch in batches:
         batch = batch.to(device)
@@ -123,15 +115,14 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], precision: str = "fp32"
             logits = model(batch.inputs)
         total += cross_entropy(logits, batch.targets, IGNORE, "sum").item()
         tokens += batch.learnt()
-
     model.train(was_training)
     if tokens == 0:
         raise ValueError("nothing to evaluate: the batches hold no target")
     return total / tokens
 
 
-def restore(optimizers: list[tuple[Optimizer, float]], state: TrainState, config: TrainConfig) -> None:
-    """Put saved moments into the optimizers, and let the state hold theirs from here on."""
+def restore(optimizers: list[tuple], state: TrainState, config: TrainConfig) -> None:
+    """Put saved moments into the optimizers; from here on the state holds theirs."""
     moments = {name: moment for optimizer, _ in optimizers for name, moment in optimizer.moments.items()}
     if state.moments and state.moments.keys() != moments.keys():
         raise ValueError(f"the saved moments are not those of optimizer={config.optimizer!r} on this model")

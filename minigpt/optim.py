@@ -1,7 +1,6 @@
 """From gradients to new weights: AdamW, the learning rate's rise and fall, and gradient clipping (P3)."""
 
 import math
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -49,21 +48,13 @@ class AdamW:
             parameter.addcdiv_(mean, unbiased.sqrt_().add_(self.eps), value=-lr / (1 - beta1**count))
 
 
-class Optimizer(Protocol):
-    """What the loop needs of an optimizer: AdamW has it, and Muon."""
-
-    moments: dict[str, Tensor]
-
-    def step(self, lr: float, count: int) -> None: ...
-
-
-def make_optimizers(model: nn.Module, config: TrainConfig, dtype: torch.dtype) -> list[tuple[Optimizer, float]]:
-    """Each trainable parameter in exactly one optimizer, with that optimizer's peak learning rate.
+def make_optimizers(model: nn.Module, config: TrainConfig, dtype: torch.dtype) -> list[tuple]:
+    """Each trainable parameter in exactly one optimizer: pairs of an optimizer and its peak learning rate.
 
     dtype: in which Muon multiplies matrices, if config asks for it.
     """
     rest = {name: p for name, p in model.named_parameters() if p.requires_grad}  # a tied weight is in here once
-    optimizers: list[tuple[Optimizer, float]] = []
+    optimizers = []
     if config.optimizer == "muon":
         from .fast.muon import Muon
 

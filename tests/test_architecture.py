@@ -57,7 +57,7 @@ def top(modules: set[str]) -> set[str]:
 def test_the_imports_are_found():
     assert ours("minigpt.model") == {"minigpt.formulas", "minigpt.config", "minigpt.initial"}
     assert "minigpt.files.huggingface" in ours("minigpt.files.directory")
-    assert top(imports("minigpt.optim")) == {"math", "torch", "typing", "minigpt"}
+    assert top(imports("minigpt.optim")) == {"math", "torch", "minigpt"}
 
 
 PLAIN = [name for name in FILES if not {"fast", "files"} & set(name.split("."))]
