@@ -1,6 +1,9 @@
 """The house: which file may know of which, and what library code leaves to the scripts."""
 
 import ast
+import os
+import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -128,3 +131,108 @@ def test_importing_a_file_only_defines_things(name):
 @pytest.mark.parametrize("name", FILES)
 def test_each_file_begins_by_saying_what_it_is(name):
     assert ast.get_docstring(FILES[name])
+
+
+# The switch: what is marked has a twin, and what stands in fast/ is a twin, or helps one.
+MARKS = [
+    (name, node, mark.args[0])
+    for name, tree in FILES.items()
+    for node in ast.walk(tree)
+    if isinstance(node, ast.FunctionDef)
+    for mark in node.decorator_list
+    if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "has_twin"
+]
+NOT_TWINS = {"minigpt.fast.muon"}  # another optimizer, chosen by name
+
+
+def module_of(mark: ast.expr, name: str) -> str:
+    """The twin's module, written in the mark as text or as a constant of the file."""
+    constants = {
+        target.id: node.value.value
+        for node in FILES[name].body
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+        for target in node.targets
+    }
+    return mark.value if isinstance(mark, ast.Constant) else constants[mark.id]
+
+
+TWINS = {(module_of(mark, name), node.name): (name, node) for name, node, mark in MARKS}
+
+
+def functions(name: str) -> dict[str, ast.FunctionDef]:
+    return {node.name: node for node in FILES[name].body if isinstance(node, ast.FunctionDef)}
+
+
+@pytest.mark.parametrize("module, function", TWINS)
+def test_a_marked_function_has_a_twin_of_the_same_parameters_and_a_test_that_holds_them_equal(module, function):
+    twin, (_, plain) = functions(module)[function], TWINS[module, function]
+    names = [argument.arg for argument in plain.args.args]
+    assert [argument.arg for argument in twin.args.args] == [name.replace("self", "model") for name in names]
+    tests = [ROOT / word.strip(".,;") for word in ast.get_docstring(FILES[module]).split() if word.startswith("tests/")]
+    assert any(function in test.read_text(encoding="utf-8") for test in tests)
+
+
+@pytest.mark.parametrize("module", [name for name in FILES if ".fast." in name and "__init__" not in name])
+def test_what_is_in_fast_is_a_twin_or_helps_one(module):
+    assert module in NOT_TWINS or ast.get_docstring(FILES[module]).startswith("The same as ")
+    twins = {function for where, function in TWINS if where == module}
+    assert twins or module in NOT_TWINS
+    code = "".join(path.read_text("utf-8") for room in (*PACKAGES, "scripts") for path in (ROOT / room).rglob("*.py"))
+    for function in functions(module).keys() - twins:
+        assert len(re.findall(rf"\b{function}\b", code)) > 1, f"nobody calls {function}"
+
+
+# Budgets: a student reads the plain edition in an evening, and few files to follow one step.
+BUDGETS = {"model": 160, "generate": 150, "filters": 150, "beam": 120, "template": 130}
+
+
+def lines(names: list[str]) -> int:
+    return sum(len((ROOT / f"{name.replace('.', '/')}.py").read_text("utf-8").splitlines()) for name in names)
+
+
+def test_the_plain_edition_and_its_longest_files_keep_their_budgets():
+    assert lines(PLAIN) <= 2900
+    assert lines(list(FILES)) <= 4500
+    for name in [name for name in PLAIN if name.split(".")[-1] in BUDGETS]:
+        assert lines([name]) <= BUDGETS[name.split(".")[-1]], name
+
+
+TRACED = """
+import os
+import re
+import subprocess
+import sys
+from itertools import count
+import torch
+from decoding import Settings, generate_steps
+from minigpt import GPT, GPTConfig, Tokenizer, TrainConfig, token_batches, train
+from sft import Example, Message, fine_tune
+import numpy as np
+
+tok = Tokenizer.train(["low lower lowest"], 262)
+model = GPT(GPTConfig(vocab_size=tok.vocab_size, context_length=64, n_layers=1, n_heads=2, d_model=8))
+tokens = np.array([tok.end_id, 1, 2, 3, tok.end_id, 4, 5, tok.end_id])
+example = Example([Message("user", "low"), Message("assistant", "lower")])
+paths = {
+    "training step": train(model, token_batches(tokens, tok.end_id, 8, 2), TrainConfig(steps=9)),
+    "token": generate_steps(model, [1, 2], Settings(max_new_tokens=9, top_p=0.9), seed=0),
+    "fine-tuning step": fine_tune(model, tok, [example], TrainConfig(steps=9), batch_size=1),
+}
+for name, steps in paths.items():
+    next(steps)  # what only the first one needs
+    files = set()
+    sys.setprofile(lambda frame, event, _: files.add(frame.f_code.co_filename) if event == "call" else None)
+    next(steps)
+    sys.setprofile(None)
+    ours = sorted(file for file in files if "/minigpt/" in file or "/decoding/" in file or "/sft/" in file)
+    print(name, *ours, sep="|")
+"""
+
+
+@pytest.mark.parametrize("path, most", [("training step", 5), ("token", 4), ("fine-tuning step", 6)])
+def test_in_plain_mode_one_step_crosses_few_files(path, most):
+    environment = {**os.environ, "MINIGPT_PLAIN": "1"}
+    command = [sys.executable, "-c", TRACED]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    (files,) = [line.split("|")[1:] for line in done.stdout.splitlines() if line.startswith(f"{path}|")]
+    assert 2 <= len(files) <= most, files
