@@ -1,7 +1,10 @@
 """A run directory is a Hugging Face model directory: `transformers` opens it and sees the same model."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +19,7 @@ from minigpt import GPTConfig, load, save
 from minigpt.files.huggingface import config_from_disk, config_to_disk
 
 logging.set_verbosity_error()
+ROOT = Path(__file__).parent.parent
 GPT2 = {"norm": "layernorm", "position": "learned", "mlp": "gelu", "bias": True}
 VARIANTS = {
     "toy": {},
@@ -154,3 +158,18 @@ def test_a_tensor_that_is_missing_or_misshapen_is_refused_by_its_name_on_disk(tm
     save_file(tensors, tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match=f"the tensor {name} is missing"):
         load(tmp_path)
+
+
+def test_opening_a_model_does_not_load_the_compiler(tmp_path):
+    """PyTorch imports it for some operations on "meta", which takes longer than opening a small model."""
+    for name, switches in VARIANTS.items():
+        save(tmp_path / name, tiny(torch.float32, **switches), None)
+    code = f"import sys, minigpt\nfor name in {[*VARIANTS]}: minigpt.load({str(tmp_path)!r} + '/' + name)\n"
+    said = subprocess.run(
+        [sys.executable, "-c", f"{code}print('torch._dynamo' in sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
+    assert said.stdout.strip() == "False"

@@ -234,7 +234,7 @@ def weights_from_disk(
         stored = {n if n.startswith(whole) else f"transformer.{n}": read for n, read in stored.items()}
 
     # is everything there, and nothing else?
-    wanted = weights_to_disk(expected, config, family)
+    wanted = names_on_disk(expected, config, family)
     for name in wanted.keys() - stored.keys():
         raise ValueError(f"the tensor {name} is missing")
     tied_head = family.modules.get("head", "head") + ".weight" if config.tie_embeddings else None
@@ -244,12 +244,14 @@ def weights_from_disk(
 
     # read
     weights = {}
-    for name, ours in names_on_disk(expected, config, family).items():
+    for name, ours in wanted.items():
         tensor = stored[name]()
-        shape, right = tuple(tensor.shape), tuple(wanted[name].shape)
+        rows = [len(expected[one]) for one in ours]
+        whole = expected[ours[0]].new_empty(sum(rows), *expected[ours[0]].shape[1:])
+        shape, right = tuple(tensor.shape), tuple(_turn(whole, name, family).shape)
         if shape != right:
             raise ValueError(f"the tensor {name} has shape {shape}, and the config asks for {right}")
-        parts = _turn(tensor, name, family).split([len(expected[one]) for one in ours])
+        parts = _turn(tensor, name, family).split(rows)
         wide = dtype or torch.promote_types(tensor.dtype, torch.float32)
         weights |= {one: _by_columns(part, wide) for one, part in zip(ours, parts)}
     if config.tie_embeddings:
