@@ -1,6 +1,7 @@
 """From a base model to one that answers (S1 to S6): only the data is new; the loop is minigpt's."""
 
-from .data import Example, collate, encode_examples, epoch_picks, example_batches, mix, padding, read_examples
+from .data import Example, collate, encode_examples, epoch_picks, example_batches, mix, padding
+from .files.demonstrations import read_examples
 from .finetune import fine_tune
 from .template import Message, encode_conversation
 

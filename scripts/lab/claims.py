@@ -194,7 +194,7 @@ CLAIMS = {
     ),
     "S4": Claim(
         "Demonstrations come in many formats, and are few",
-        "sft/data.py: read_examples, messages_of",
+        "sft/files/demonstrations.py: read_examples, messages_of",
         "number of demonstrations, and of documents in pretraining",
         "scripts/support/demo_chapters.py: tell",
         "{base[demonstrations]:,} for {base[documents]:,} documents",
