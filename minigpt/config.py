@@ -58,35 +58,31 @@ class GPTConfig:
     @classmethod
     def gpt2(cls, size: str = "124M", **changes) -> "GPTConfig":
         """GPT-2 with 124M, 355M, 774M or 1558M parameters (Radford et al. 2019, table 2)."""
-        _check_size(size, GPT2_SIZES)
-        return cls(**GPT2 | GPT2_SIZES[size] | changes)
+        return cls(**GPT2 | _shape(GPT2_SIZES, size) | changes)
 
     @classmethod
     def llama(cls, size: str = "8B", **changes) -> "GPTConfig":
-        """Llama 3 with 8B, 70B or 405B parameters, or SmolLM2 with 135M.
-
-        Grattafiori et al. 2024, arXiv:2407.21783, table 3; Allal et al. 2025, arXiv:2502.02737.
+        """Llama 3 with 8B, 70B or 405B parameters (Grattafiori et al. 2024, arXiv:2407.21783, table 3), or SmolLM2 with
+        135M (Allal et al. 2025, arXiv:2502.02737).
         """
-        _check_size(size, LLAMA_SIZES)
-        return cls(**LLAMA | LLAMA_SIZES[size] | changes)
+        if size in SMOLLM2_SIZES:
+            return cls(**SMOLLM2 | _shape(SMOLLM2_SIZES, size) | changes)
+        return cls(**LLAMA | _shape(LLAMA_SIZES, size) | changes)
 
 
 TOY = dict(vocab_size=1024, context_length=128, n_layers=4, n_heads=4, d_model=128, d_ff=352)
 GPT2 = dict(vocab_size=50257, context_length=1024, norm="layernorm", position="learned", mlp="gelu", bias=True)
-GPT2_SIZES = {
-    "124M": dict(n_layers=12, n_heads=12, d_model=768),
-    "355M": dict(n_layers=24, n_heads=16, d_model=1024),
-    "774M": dict(n_layers=36, n_heads=20, d_model=1280),
-    "1558M": dict(n_layers=48, n_heads=25, d_model=1600),
-}
+GPT2_SIZES = {"124M": (12, 12, 768), "355M": (24, 16, 1024), "774M": (36, 20, 1280), "1558M": (48, 25, 1600)}
 LLAMA = dict(vocab_size=128256, context_length=8192, n_kv_heads=8, tie_embeddings=False, rope_theta=500_000.0)
-SMOLLM2 = dict(vocab_size=49152, n_kv_heads=3, tie_embeddings=True, rope_theta=100_000.0)
-LLAMA_SIZES = {
-    "135M": dict(n_layers=30, n_heads=9, d_model=576, d_ff=1536, **SMOLLM2),
-    "8B": dict(n_layers=32, n_heads=32, d_model=4096, d_ff=14336),
-    "70B": dict(n_layers=80, n_heads=64, d_model=8192, d_ff=28672),
-    "405B": dict(n_layers=126, n_heads=128, d_model=16384, d_ff=53248),
-}
+LLAMA_SIZES = {"8B": (32, 32, 4096, 14336), "70B": (80, 64, 8192, 28672), "405B": (126, 128, 16384, 53248)}
+SMOLLM2 = dict(vocab_size=49152, context_length=8192, n_kv_heads=3, rope_theta=100_000.0)
+SMOLLM2_SIZES = {"135M": (30, 9, 576, 1536)}
+
+
+def _shape(sizes: dict[str, tuple], size: str) -> dict[str, int]:
+    if size not in sizes:
+        raise ValueError(f"size={size!r}: must be {' or '.join(sizes)}")
+    return dict(zip(("n_layers", "n_heads", "d_model", "d_ff"), sizes[size]))
 
 
 @dataclass(frozen=True)
@@ -130,8 +126,3 @@ def _check(config: object, names: Sequence[str], fits: Callable, rule: str) -> N
 def _check_choices(config: object, **choices: tuple) -> None:
     for name, allowed in choices.items():
         _check(config, [name], allowed.__contains__, " or ".join(allowed))
-
-
-def _check_size(size: str, sizes: dict) -> None:
-    if size not in sizes:
-        raise ValueError(f"size={size!r}: must be {' or '.join(sizes)}")

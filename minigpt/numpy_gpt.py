@@ -15,7 +15,7 @@ of formulas.py, and N = B·T: all tokens of a batch one under the other, for few
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,8 +26,6 @@ from .config import GPTConfig, TrainConfig
 if TYPE_CHECKING:  # torch comes in only with what is handed over: a model, batches, or ids to decode
     from torch import Tensor
 
-    from .data import Batches
-    from .loop import Step
     from .model import GPT
 
 IGNORE = -100  # a target that is not learnt, as in data.py
@@ -37,11 +35,7 @@ BLOCK = ["attention_norm", *ATTENTION, "mlp_norm", "mlp.gate", "mlp.up", "mlp.do
 
 
 def rms_norm(x: Array, w: Array, eps: float) -> tuple[Array, tuple]:
-    """y = x·r·w, r = (mean x² + eps)^-½. x: (N, C); w: (C,). Zhang & Sennrich 2019, arXiv:1910.07467, eq. 4.
-
-    >>> rms_norm(np.array([[3.0, 4.0]]), np.ones(2), eps=0.0)[0].round(4)
-    array([[0.8485, 1.1314]])
-    """
+    """y = x·r·w, r = (mean x² + eps)^-½. x: (N, C); w: (C,). Zhang & Sennrich 2019, arXiv:1910.07467, eq. 4."""
     r = ((x * x).mean(-1, keepdims=True) + eps) ** -0.5  # (N, 1)
     return x * r * w, (x, r, w)
 
@@ -173,13 +167,7 @@ def block_backward(dy: Array, cache: tuple) -> tuple[Array, list[Array]]:
 
 
 def cross_entropy(logits: Array, targets: Array) -> tuple[float, tuple]:
-    """Mean of -log p(target), in nats, over the targets that are not IGNORE (P3); NaN when there is none.
-
-    logits: (B, T, V); targets: (B, T) int64.
-
-    >>> round(cross_entropy(np.zeros((1, 2, 8)), np.array([[3, IGNORE]]))[0], 4)      # ln 8: nothing learnt yet
-    2.0794
-    """
+    """Mean of -log p(target), in nats, over the targets not IGNORE (P3). logits: (B, T, V); targets: (B, T)."""
     learnt = targets != IGNORE  # (B, T) bool
     picked, target = logits[learnt], targets[learnt][:, None]  # (learnt, V) and (learnt, 1)
     shifted = picked - picked.max(-1, keepdims=True)
@@ -200,8 +188,8 @@ def cross_entropy_backward(cache: tuple) -> Array:
 class NumpyGPT:
     """The default model (RMSNorm, rotary, grouped heads, SwiGLU, tied embedding, no bias), float32 or float64.
 
-    parameters: by model.py's names. ValueError that names the switch when config asks for another model.
-    twin(ids) takes and gives tensors, (B, T) -> (B, T, V), so that decoding.uncached(twin) can be decoded.
+    ValueError that names the switch when config asks for another model. twin(ids) takes and gives tensors,
+    (B, T) -> (B, T, V), so decoding.uncached(twin) can be decoded.
 
     >>> from minigpt import GPT
     >>> NumpyGPT.from_torch(GPT(GPTConfig.toy())).forward(np.array([[1, 2, 3]]))[0].shape
@@ -284,11 +272,10 @@ def adamw(parameters: Arrays, gradients: Arrays, moments: dict, config: TrainCon
     return moved
 
 
-def train(model: NumpyGPT, batches: "Batches", config: TrainConfig) -> "Iterator[Step]":
-    """Train the twin as loop.py trains a PyTorch model: the same batches, schedule and Steps.
+def train(model: NumpyGPT, batches: Callable, config: TrainConfig) -> Iterator:
+    """Train the twin as loop.py trains a PyTorch model: the same batches, schedule, Steps and errors.
 
-    ValueError that names a switch which the twin doesn't have: muon, bf16, micro_batches. FloatingPointError when loss
-    or gradients stop being finite, before they reach the weights.
+    ValueError that names a switch which the twin doesn't have: muon, bf16, micro_batches.
     """
     from .loop import Step
     from .optim import learning_rate
