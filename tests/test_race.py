@@ -9,8 +9,7 @@ from test_scripts import call, refuses
 
 from minigpt import GPT, GPTConfig
 from minigpt.formulas import cross_entropy
-from scripts.lab import race
-from scripts.lab.racer import normalised
+from scripts.lab import peer, race, racer
 
 TEXT = "The cat sat on the mat; who sat where?\n" * 60
 
@@ -22,30 +21,30 @@ def text(tmp_path):
 
 
 def test_characters_become_ids_in_two_parts(text):
-    training, validation, vocab_size = race.read_characters(text)
+    training, validation, vocab_size = racer.read_characters(text)
     characters = sorted(set(TEXT))
     assert "".join(characters[i] for i in [*training, *validation]) == TEXT
     assert vocab_size == len(characters) and len(training) == len(TEXT) * 9 // 10
 
 
 def test_a_batch_is_a_function_of_seed_and_step_and_its_targets_are_the_next_characters(text):
-    training, _, _ = race.read_characters(text)
-    batches = race.crops(training, 5, 64, seed=3)
-    assert torch.equal(batches(7).inputs, race.crops(training, 5, 64, seed=3)(7).inputs)
+    training, _, _ = racer.read_characters(text)
+    batches = racer.crops(training, 5, 64, seed=3)
+    assert torch.equal(batches(7).inputs, racer.crops(training, 5, 64, seed=3)(7).inputs)
     assert not torch.equal(batches(7).inputs, batches(8).inputs)
-    assert not torch.equal(batches(7).inputs, race.crops(training, 5, 64, seed=4)(7).inputs)
+    assert not torch.equal(batches(7).inputs, racer.crops(training, 5, 64, seed=4)(7).inputs)
     windows = np.lib.stride_tricks.sliding_window_view(training, 64 + 1).tolist()
     for row, targets in zip(batches(0).inputs.tolist(), batches(0).targets.tolist()):
         assert [*row, targets[-1]] in windows and row[1:] == targets[:-1]
 
 
-def racer() -> GPT:
+def model_of_the_race() -> GPT:
     torch.manual_seed(0)
-    return normalised(GPT(GPTConfig(vocab_size=9, context_length=32, **race.SHAPE))).eval()
+    return racer.normalised(GPT(GPTConfig(vocab_size=9, context_length=32, **racer.SHAPE))).eval()
 
 
 def test_the_racer_sees_neither_the_scale_of_queries_and_keys_nor_that_of_an_embedding():
-    model, other, ids = racer(), racer(), torch.arange(9)[None]
+    model, other, ids = model_of_the_race(), model_of_the_race(), torch.arange(9)[None]
     with torch.no_grad():
         for block in other.blocks:
             block.attention.query[0].weight *= 7
@@ -56,21 +55,20 @@ def test_the_racer_sees_neither_the_scale_of_queries_and_keys_nor_that_of_an_emb
 
 
 def test_validation_counts_every_character_but_the_first_once():
-    torch.manual_seed(0)
-    model = normalised(GPT(GPTConfig(vocab_size=9, context_length=32, **race.SHAPE))).eval()
+    model = model_of_the_race()
     torch.nn.init.normal_(model.head.weight)  # so that each character's loss is another one
     ids = np.random.default_rng(0).integers(9, size=3 * 32 + 17)
     nats = 0.0
     for start in range(0, len(ids) - 1, 32):
         row = torch.tensor(ids[start : start + 32 + 1])[None]
         nats += cross_entropy(model(row[:, :-1]), row[:, 1:], reduction="sum").item()
-    assert race.validation_loss(model, ids) == pytest.approx(nats / (len(ids) - 1), rel=3e-3)
+    assert racer.validation_loss(model, ids) == pytest.approx(nats / (len(ids) - 1), rel=3e-3)
 
 
 def test_the_results_say_which_seed_reached_the_target_when(monkeypatch, capsys, tmp_path, text):
     monkeypatch.setattr(race, "MEASURED", 2)
     monkeypatch.setattr(race, "PEER_STEPS", 1)  # so the long run is a short one
-    monkeypatch.setitem(race.LONG, "context", 16)  # the text has only so many characters to validate on
+    monkeypatch.setattr(racer, "LONG", racer.LONG._replace(context=16))  # the validation text is short
     for target, reached in ((9.0, True), (0.1, False)):
         monkeypatch.setattr(race, "TARGET", target)
         assert call(monkeypatch, race, "--data", text, "--out", tmp_path, "--seeds", 2, "--steps", 2) == 0
@@ -80,12 +78,29 @@ def test_the_results_say_which_seed_reached_the_target_when(monkeypatch, capsys,
         assert {"seconds_to_target", "val_at_peer_time"} <= results["seeds"][0].keys()
         assert all((row["seconds_to_target"] is not None) == reached for row in results["seeds"])
         assert (results["ratio"] is not None) == reached
-        assert ("times as quick" in capsys.readouterr().out) == reached
+        assert ("times as fast" in capsys.readouterr().out) == reached
+
+
+def test_the_peer_is_a_causal_transformer_of_nanogpts_shape_that_learns(text):
+    training, _, vocab_size = racer.read_characters(text)
+    them = peer.Peer(racer.crops(training, peer.BATCH, peer.CONTEXT, 0), vocab_size)
+    assert (
+        sum(parameter.numel() for parameter in them.model.parameters()) == 4 * 12 * 128**2 + (64 + vocab_size + 9) * 128
+    )
+    ids = them.batches(0).inputs
+    changed = ids.clone()
+    changed[:, 40] = (ids[:, 40] + 1) % vocab_size
+    before, after = them.model(ids), them.model(changed)
+    assert torch.allclose(before[:, :40], after[:, :40], atol=1e-6) and not torch.allclose(
+        before[:, 40:], after[:, 40:]
+    )
+    losses = [them.step() for _ in range(30)]
+    assert losses[0] == pytest.approx(np.log(vocab_size), abs=0.1) and losses[-1] < 0.8 * losses[0]
 
 
 def test_an_evening_trains_the_larger_model_alone(monkeypatch, capsys, tmp_path, text):
-    monkeypatch.setitem(race.EVENING, "context", 16)
-    monkeypatch.setattr(race, "Peer", None)
+    monkeypatch.setattr(racer, "EVENING", racer.EVENING._replace(context=16))
+    monkeypatch.setattr(peer, "Peer", None)
     assert call(monkeypatch, race, "--data", text, "--out", tmp_path, "--seeds", 1, "--steps", 2, "--evening") == 0
     results = json.loads((tmp_path / "evening.json").read_text())
     (row,) = results["seeds"]
