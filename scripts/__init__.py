@@ -1,1 +1,6 @@
-"""Command lines, one a make target; they read files, call the packages and show what comes of it."""
+"""Command lines, one per make target."""
+
+import os
+
+# Threads that wait for work sleep instead of spinning: on busy cores a spinning thread stops the one it waits for.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read by PyTorch's OpenMP when torch is imported

@@ -1,5 +1,6 @@
 """What starts quickly: --help needs no torch, and importing minigpt little beyond it."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -38,3 +39,10 @@ def test_importing_minigpt_leaves_the_tokenizers_libraries_for_later():
     modules = loaded("import minigpt, decoding, sft")
     assert {"minigpt.tokenizer", "decoding.beam", "sft.data"} <= modules
     assert not modules & {"tiktoken", "regex", "gguf", "transformers", "matplotlib"}
+
+
+def test_waiting_threads_sleep_and_the_policy_is_set_before_torch_is_loaded():
+    code = "import sys, os, scripts; assert 'torch' not in sys.modules; print(os.environ['OMP_WAIT_POLICY'])"
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.stdout == "passive\n"
