@@ -63,6 +63,9 @@ chat: .venv/demo.done  ## MODEL=sft SYSTEM="…" BASE=base: talk to a model, /he
 	@$(PY) -m scripts.chat $(if $(MODEL),--model $(MODEL)) $(if $(SYSTEM),--system '$(subst ','\'',$(SYSTEM))') \
 	  $(if $(BASE),--base $(BASE)) $(ARGS)
 
+playground: .venv/playground.done $(if $(filter smollm,$(MODEL)),.venv/smollm.done)  ## MODEL=base PORT=8765: a page whose knobs move real probabilities
+	@$(PY) -m scripts.playground $(if $(MODEL),--model $(MODEL)) $(if $(PORT),--port $(PORT)) $(ARGS)
+
 claims: .venv/test.done  ## the lecture's statements: code, test, measured figure and what measures it; fails if one is missing
 	@$(PY) -m scripts.lab.claims $(ARGS)
 
@@ -104,7 +107,11 @@ sizes: .venv/demo.done  ## parameters of GPT-2, Llama 3 and SmolLM2 by our own c
 	@touch $@
 
 .venv/test.done: .venv/demo.done
-	.venv/bin/pip install --quiet --editable '.[demo,test]'
+	.venv/bin/pip install --quiet --editable '.[demo,test,playground]'
+	@touch $@
+
+.venv/playground.done: .venv/demo.done
+	.venv/bin/pip install --quiet --editable '.[demo,playground]'
 	@touch $@
 
 .venv/smollm.done: .venv/demo.done

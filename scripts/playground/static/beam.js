@@ -1,0 +1,71 @@
+// Beam search step by step: kept and pruned paths, greedy's own path marked (G5).
+
+import { stream } from "./api.js";
+import { $, chip, fail, h, show } from "./dom.js";
+import { asked, onView } from "./state.js";
+
+const WHY = { eos: "end token", length: "length reached", context: "window full", blocked: "nothing left" };
+let steps = [];
+let shown = 1;
+
+async function search() {
+  const body = asked({ width: Number($("beam-width").value), steps: Number($("beam-steps").value), length_penalty: Number($("beam-penalty").value) });
+  steps = [];
+  shown = 1;
+  fail(null);
+  try {
+    await stream("beam", body, (step) => {
+      steps.push(step);
+      display();
+    });
+  } catch (problem) {
+    fail(problem);
+  }
+}
+
+function display() {
+  $("beam-less").disabled = shown <= 1;
+  $("beam-more").disabled = shown >= steps.length;
+  show($("beam"), steps.slice(0, shown).map((step, place) => h("section", { class: "beam-step" },
+    h("h3", {}, `Step ${place + 1}`),
+    list("kept", step.kept, ""),
+    step.finished.length > 0 && list("finished", step.finished, "done"),
+    list("pruned", step.pruned, "pruned"))),
+    best());
+}
+
+function list(title, paths, kind) {
+  return h("table", { class: `paths ${kind}` },
+    h("caption", {}, title),
+    h("thead", {}, h("tr", {}, ["path", "this step", "total log-probability"].map((name) => h("th", { scope: "col" }, name)))),
+    h("tbody", {}, paths.map((path) => h("tr", {},
+      h("td", {}, path.pieces.map((token, place) => chip(token, place === path.pieces.length - 1 ? "newest" : "")),
+        path.greedy && h("span", { class: "mark" }, " ● greedy"), path.stop && ` (${WHY[path.stop]})`),
+      h("td", {}, Math.exp(path.step).toFixed(3)),
+      h("td", {}, path.logprob.toFixed(3))))));
+}
+
+function best() {
+  if (shown < steps.length || !steps.length) return null;
+  const finished = steps.flatMap((step) => step.finished);
+  const first = finished.reduce((a, b) => (b.score > a.score ? b : a));
+  return h("p", { class: "result" }, "Best path, by its score ", first.score.toFixed(3), ": ", first.pieces.map((token) => chip(token)));
+}
+
+export function start() {
+  $("beam-form").addEventListener("submit", (event) => {
+    event.preventDefault();
+    search();
+  });
+  const move = (by) => () => {
+    shown = Math.min(Math.max(1, shown + by), Math.max(1, steps.length));
+    display();
+  };
+  $("beam-less").addEventListener("click", move(-1));
+  $("beam-more").addEventListener("click", move(1));
+  display();
+  onView(() => {
+    if (steps.length) show($("beam"), h("p", { class: "note" }, "The text has changed: search again."));
+    steps = [];
+  });
+}

@@ -1,0 +1,64 @@
+// Small helpers that build elements. Every text goes in as text, never as HTML.
+
+export const $ = (id) => document.getElementById(id);
+
+export function h(tag, properties = {}, ...children) {
+  return fill(document.createElement(tag), properties, children);
+}
+
+export function svg(tag, properties = {}, ...children) {
+  return fill(document.createElementNS("http://www.w3.org/2000/svg", tag), properties, children);
+}
+
+function fill(element, properties, children) {
+  for (const [name, value] of Object.entries(properties)) {
+    if (value === null || value === undefined || value === false) continue;
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (name === "style") Object.entries(value).forEach(([key, to]) => element.style.setProperty(key, to));
+    else element.setAttribute(name, value === true ? "" : value);
+  }
+  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== false));
+  return element;
+}
+
+// Put new children into a container; the focus stays where it was, by the key of its element.
+export function show(container, ...children) {
+  const focused = container.contains(document.activeElement) ? document.activeElement.dataset.key : null;
+  container.replaceChildren(...children.flat(Infinity).filter((child) => child !== null && child !== false));
+  if (focused) container.querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus();
+}
+
+export function percent(p) {
+  if (p === 0) return "0 %";
+  if (p < 0.0001) return "< .01 %";
+  return `${(100 * p).toFixed(p < 0.001 ? 2 : 1)} %`;
+}
+
+export const number = (n) => n.toLocaleString("en");
+
+// A token's text with its blanks made visible.
+export function readable(piece) {
+  return piece.replaceAll("\n", "⏎").replaceAll("\t", "⇥").replace(/^ /, "␣").replace(/ $/, "␣") || "∅";
+}
+
+export function chip(token, extra = "") {
+  return h("span", { class: `chip ${token.special ? "special" : ""} ${extra}` }, readable(token.piece));
+}
+
+export function table(caption, head, rows) {
+  return h("table", {},
+    h("caption", {}, caption),
+    h("thead", {}, h("tr", {}, head.map((cell) => h("th", { scope: "col" }, cell)))),
+    h("tbody", {}, rows.map((row) => h("tr", {}, row.map((cell) => h("td", {}, cell))))));
+}
+
+export const folded = (title, ...children) => h("details", {}, h("summary", {}, title), h("div", { class: "wide", tabindex: 0, role: "region", "aria-label": title }, ...children));
+
+export function fail(problem) {
+  $("error").textContent = problem?.message ?? "";
+  $("error").hidden = !problem;
+}
+
+export function say(text) {
+  $("status").textContent = text;
+}

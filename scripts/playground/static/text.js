@@ -1,0 +1,110 @@
+// The text so far: step, run, stop, undo, go back and branch (G1, G2).
+
+import { $, h, readable, say, show } from "./dom.js";
+import { begin, choose, go, onView, path, state } from "./state.js";
+
+const ENDED = {
+  eos: "Ended: the end token was chosen. Undo, or choose a token to go on regardless.",
+  length: "Stopped: the maximum length is reached. A higher maximum allows more.",
+  context: "Ended: the model’s window is full.",
+};
+const BLOCKED = "Ended: the filters have left no token to choose from.";
+const PAUSE = 90; // ms between two tokens of a run, so that one can watch
+let running = false;
+
+export async function step() {
+  const { view } = state;
+  if (!view || view.choice == null || running) return;
+  await take(view);
+}
+
+function take(view) {
+  const token = view.rows.find((row) => row.id === view.choice);
+  say(`${readable(token.piece)}, ${(100 * token.p[0]).toFixed(1)} percent`);
+  return choose(token, state.uniform !== null);
+}
+
+export async function run() {
+  running = !running;
+  label();
+  while (running && state.view?.choice != null && !state.view.ended) {
+    if (!(await take(state.view))) break;
+    await new Promise((done) => setTimeout(done, PAUSE));
+  }
+  running = false;
+  label();
+}
+
+export function undo() {
+  running = false;
+  if (state.at !== 0) go(state.nodes[state.at].parent);
+}
+
+function label() {
+  $("run").firstChild.textContent = running ? "Stop " : "Run ";
+  $("run").classList.toggle("main", running);
+}
+
+function display(view) {
+  // the prompt, the chosen tokens, and those that were undone
+  const prompt = view.prompt.map((token) => h("span", { class: `token given ${token.special ? "special" : ""}` }, readable(token.piece)));
+  const here = path();
+  const tokens = path(state.tip).map((node, place) => {
+    const { token, byHand, parent } = state.nodes[node];
+    const kind = `token ${token.special ? "special" : ""} ${byHand ? "by-hand" : ""} ${here.includes(node) ? "" : "undone"}`;
+    const label_ = `${readable(token.piece)}, token ${place + 1}${byHand ? ", chosen by hand" : ""}: go back to before it`;
+    return h("button", { class: kind, "data-key": `t${place}`, "aria-label": label_, onclick: () => { running = false; go(parent); } }, readable(token.piece));
+  });
+  tokens.splice(here.length, 0, h("span", { class: "caret", title: "the next token goes here" }, "▏"));
+  show($("text"), prompt, tokens);
+
+  // why it ended, what is possible, and the same from the command line
+  const why = view.blocked ? BLOCKED : ENDED[view.ended];
+  $("ended").textContent = why ?? "";
+  $("ended").hidden = !why;
+  $("step").disabled = view.choice == null;
+  $("undo").disabled = state.at === 0;
+  $("command").textContent = view.command;
+  $("by-hand").hidden = !here.some((node) => state.nodes[node].byHand);
+  tree();
+}
+
+// Every branch on a line of its own, indented under the token after which it begins.
+function tree() {
+  const here = new Set(path());
+  const leaves = state.nodes.filter((node) => node.children.length === 0).length;
+  $("branches").textContent = state.nodes.length > 1 ? `(${leaves})` : "";
+  const grow = (first) => {
+    const chain = [first];
+    while (state.nodes[chain.at(-1)].children.length === 1) chain.push(state.nodes[chain.at(-1)].children[0]);
+    const last = chain.at(-1);
+    const words = chain.map((node) => state.nodes[node].token.piece).join("").replaceAll("\n", "⏎");
+    const current = chain.some((node) => here.has(node)) ? "here" : "";
+    return h("li", {},
+      h("button", { class: `branch ${current}`, "data-key": `n${last}`, "aria-current": chain.includes(state.at) && "true", onclick: () => go(last, last) }, words),
+      state.nodes[last].children.length > 1 && h("ul", {}, state.nodes[last].children.map(grow)));
+  };
+  const branches = state.nodes[0].children.map(grow);
+  show($("tree"), branches.length ? h("ul", {}, branches) : h("p", { class: "note" }, "Go back to a token and choose another: both ways stay here."));
+  if (leaves > 1) $("tree-box").open = true;
+}
+
+export function start() {
+  $("prompt").value = state.text;
+  $("form").value = state.form;
+  const anew = () => begin({ text: $("prompt").value, form: $("form").value });
+  $("prompt-form").addEventListener("submit", (event) => {
+    event.preventDefault();
+    anew();
+  });
+  $("form").addEventListener("change", anew);
+  $("prompt").addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" || event.shiftKey) return;
+    event.preventDefault();
+    anew();
+  });
+  $("step").addEventListener("click", step);
+  $("run").addEventListener("click", run);
+  $("undo").addEventListener("click", undo);
+  onView(display);
+}
