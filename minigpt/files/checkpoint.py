@@ -62,7 +62,9 @@ def load_checkpoint(
     """
     path = _find(run, step)
     content = read_json(path / "state.json")
-    weights = read_tensors(path / "model.safetensors")
+    weights, moments = (
+        {name: tensor.read() for name, tensor in read_tensors(path / file).items()} for file in FILES[:2]
+    )
 
     # is it this run's?
     if any("query_key_value" in name for name in weights):
@@ -77,7 +79,7 @@ def load_checkpoint(
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(weights[name])
-    return TrainState(content["step"], read_tensors(path / "optimizer.safetensors"))
+    return TrainState(content["step"], moments)
 
 
 def checkpoints(run: Path | str) -> list[Path]:

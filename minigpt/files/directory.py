@@ -9,12 +9,11 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from ..config import GPTConfig
 from ..model import GPT
 from ..tokenizer import END, Tokenizer
 from . import gguf
 from .huggingface import config_from_disk, config_to_disk, family_of, weights_from_disk, weights_to_disk
-from .reading import read_json, tensor_readers
+from .reading import read_json, read_tensors
 from .tokenizer_json import from_json, to_json
 from .writing import write_json, write_tensors, write_text
 
@@ -31,18 +30,18 @@ def save(directory: Path | str, model: GPT, tokenizer: Tokenizer | None) -> None
     weights = weights_to_disk(model.state_dict(), model.config, family_of(model.config))
     write_tensors(directory / "model.safetensors", weights)
 
+    ends = {}
     if tokenizer is not None:
         ends = {
             "bos_token_id": tokenizer.start[0] if tokenizer.start else tokenizer.end_id,
             "eos_token_id": tokenizer.end_id,
             "pad_token_id": tokenizer.end_id,
         }
-        config |= ends
         write_text(directory / "tokenizer.json", to_json(tokenizer))
         write_json(directory / "tokenizer_config.json", _tokenizer_config(tokenizer, ends))
         write_json(directory / "generation_config.json", {**ends, "max_length": model.context_length})
 
-    write_json(directory / "config.json", config)
+    write_json(directory / "config.json", config | ends)
 
 
 def load(path: Path | str, dtype: torch.dtype | None = None) -> tuple[GPT, Tokenizer | None]:
@@ -64,7 +63,8 @@ def load(path: Path | str, dtype: torch.dtype | None = None) -> tuple[GPT, Token
             config, stored, tokenizer = _read_directory(path)
             family = family_of(config)
 
-        model = _without_weights(config)
+        with torch.device("meta"), _NoDraws():  # shapes without memory: the file's weights come in their place
+            model = GPT(config)
         weights = weights_from_disk(stored, model.state_dict(), config, family, dtype)
         model.load_state_dict(weights, assign=True)
     except (TypeError, ValueError) as problem:
@@ -77,31 +77,26 @@ def load(path: Path | str, dtype: torch.dtype | None = None) -> tuple[GPT, Token
 def _tokenizer_config(tokenizer: Tokenizer, ends: dict[str, int]) -> dict:
     """The content of tokenizer_config.json: the special tokens by their text, and the chat template if there is one."""
     content = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-    for key, token_id in ends.items():
-        content[key.removesuffix("_id")] = tokenizer.token_bytes(token_id).decode()
-    if tokenizer.chat_template:
-        content["chat_template"] = tokenizer.chat_template
-    return content
+    content |= {key.removesuffix("_id"): tokenizer.token_bytes(token).decode() for key, token in ends.items()}
+    return content | ({"chat_template": tokenizer.chat_template} if tokenizer.chat_template else {})
 
 
 def _read_directory(directory: Path) -> tuple:
-    """The config, a function per tensor's name that reads it, and the tokenizer or None."""
-    index = directory / "model.safetensors.index.json"
-    whole = directory / "model.safetensors"
+    """The config, the tensors by name, and the tokenizer or None."""
     if not (directory / "config.json").exists():
         raise FileNotFoundError(f"{directory}: no model here, config.json is missing")
     config = config_from_disk(read_json(directory / "config.json"))
 
     # the weights, in one file or in parts
+    whole = directory / "model.safetensors"
+    index = directory / "model.safetensors.index.json"
     if whole.exists():
         parts = [whole]
     elif index.exists():
         parts = sorted({directory / name for name in read_json(index)["weight_map"].values()})
     else:
         raise FileNotFoundError(f"{directory}: no model here, {whole.name} is missing")
-    stored = {}
-    for part in parts:
-        stored |= tensor_readers(part)
+    stored = {name: tensor for part in parts for name, tensor in read_tensors(part).items()}
 
     return config, stored, _read_tokenizer(directory)
 
@@ -114,28 +109,18 @@ def _read_tokenizer(directory: Path) -> Tokenizer | None:
 
     # the token that ends a text: its name, or an object that holds the name
     end = settings.get("eos_token") or END
-    if not isinstance(end, str):
-        end = end["content"]
+    end = end if isinstance(end, str) else end["content"]
 
     # the chat template: a file of its own, or a setting
     template = directory / "chat_template.jinja"
     template = template.read_text(encoding="utf-8") if template.exists() else settings.get("chat_template")
-    if not isinstance(template, str):
-        template = None
+    template = template if isinstance(template, str) else None
 
     return from_json((directory / "tokenizer.json").read_text(encoding="utf-8"), end, template)
-
-
-def _without_weights(config: GPTConfig) -> GPT:
-    """A model whose parameters have shapes and take no memory: the file's weights will be put in their place."""
-    with torch.device("meta"), _NoDraws():
-        return GPT(config)
 
 
 class _NoDraws(TorchFunctionMode):
     """Skips nn.init.normal_, which would draw nothing on "meta", but loads PyTorch's compiler there: 1.5 seconds."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        if function is nn.init.normal_:
-            return kwargs["tensor"]
-        return function(*args, **kwargs or {})
+        return kwargs["tensor"] if function is nn.init.normal_ else function(*args, **kwargs or {})

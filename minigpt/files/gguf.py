@@ -3,7 +3,6 @@
 PyPI's `gguf` reads the file and undoes the quantisation; what is left to us is names, and the order of some rows.
 """
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +12,8 @@ from torch import Tensor
 
 from ..config import GPTConfig
 from ..tokenizer import SPLIT, Tokenizer
-from .huggingface import Family
+from .huggingface import Family, shape_from_disk
+from .reading import Stored
 from .tokenizer_json import SPLIT_DIGITS, from_vocabulary
 
 SPLITS = {
@@ -27,35 +27,24 @@ LLAMA = Family(
     name="llama in GGUF",
     switches={"norm": "rmsnorm", "position": "rope", "mlp": "swiglu"},
     keys={
-        "vocab_size": "llama.vocab_size",
-        "context_length": "llama.context_length",
-        "n_layers": "llama.block_count",
-        "n_heads": "llama.attention.head_count",
-        "n_kv_heads": "llama.attention.head_count_kv",
-        "d_model": "llama.embedding_length",
-        "d_ff": "llama.feed_forward_length",
-        "norm_eps": "llama.attention.layer_norm_rms_epsilon",
-        "rope_theta": "llama.rope.freq_base",
+        "vocab_size": "llama.vocab_size", "context_length": "llama.context_length", "n_layers": "llama.block_count",
+        "n_heads": "llama.attention.head_count", "n_kv_heads": "llama.attention.head_count_kv",
+        "d_model": "llama.embedding_length", "d_ff": "llama.feed_forward_length",
+        "norm_eps": "llama.attention.layer_norm_rms_epsilon", "rope_theta": "llama.rope.freq_base",
+        "bias": "bias", "tie_embeddings": "tied",  # no keys of the file: the names of its tensors tell these two
     },
     modules={
-        "token_embedding": "token_embd",
-        "blocks.{}.attention_norm": "blk.{}.attn_norm",
-        "blocks.{}.attention.query": "blk.{}.attn_q",
-        "blocks.{}.attention.key": "blk.{}.attn_k",
-        "blocks.{}.attention.value": "blk.{}.attn_v",
-        "blocks.{}.attention.output": "blk.{}.attn_output",
-        "blocks.{}.mlp_norm": "blk.{}.ffn_norm",
-        "blocks.{}.mlp.gate": "blk.{}.ffn_gate",
-        "blocks.{}.mlp.up": "blk.{}.ffn_up",
-        "blocks.{}.mlp.down": "blk.{}.ffn_down",
-        "final_norm": "output_norm",
-        "head": "output",
+        "token_embedding": "token_embd", "blocks": "blk", "attention_norm": "attn_norm", "mlp_norm": "ffn_norm",
+        "attention.query": "attn_q", "attention.key": "attn_k", "attention.value": "attn_v",
+        "attention.output": "attn_output", "mlp.gate": "ffn_gate", "mlp.up": "ffn_up", "mlp.down": "ffn_down",
+        "final_norm": "output_norm", "head": "output",
     },
-)
+    defaults={"llama.rope.freq_base": 10_000.0},
+)  # fmt: skip
 
 
-def read(path: Path) -> tuple[GPTConfig, dict[str, Callable[[], Tensor]], Tokenizer]:
-    """Open a GGUF file: the model's shape, by name a function that reads the tensor, and the tokenizer.
+def read(path: Path) -> tuple[GPTConfig, dict[str, Stored], Tokenizer]:
+    """Open a GGUF file: the model's shape, its tensors by name, and the tokenizer.
 
     ValueError that names an unsupported architecture, tokenizer or scaling of rotary frequencies.
     """
@@ -73,7 +62,10 @@ def read(path: Path) -> tuple[GPTConfig, dict[str, Callable[[], Tensor]], Tokeni
         reader.fields.clear()  # many small views of the file, which take more memory than their content
         tensors = {tensor.name: tensor for tensor in reader.tensors}
         config = _config(fields, set(tensors))
-        stored = {name: partial(_read_tensor, tensor, config) for name, tensor in tensors.items()}
+        stored = {
+            name: Stored(tuple(tensor.shape[::-1].tolist()), partial(_read_tensor, tensor, config))
+            for name, tensor in tensors.items()
+        }
         return config, stored, _tokenizer(fields)
     except KeyError as missing:
         raise ValueError(f"the key {missing} is missing") from missing
@@ -90,13 +82,11 @@ def _config(fields: dict, names: set[str]) -> GPTConfig:
     if scaling != "none" or "rope_freqs.weight" in names:
         raise ValueError(f"rotary frequencies are scaled ({scaling}, rope_freqs); only unscaled ones are supported")
 
-    found = {"llama.vocab_size": len(fields["tokenizer.ggml.tokens"]), "llama.rope.freq_base": 10_000.0} | fields
-    shape = {ours: found[theirs] for ours, theirs in LLAMA.keys.items()}
-    for name in ("norm_eps", "rope_theta"):
-        shape[name] = float(f"{shape[name]:.7g}")  # written in fp32: .00001 without the digits that rounding adds
-    shape["bias"] = "blk.0.attn_q.bias" in names
-    shape["tie_embeddings"] = "output.weight" not in names
-    config = GPTConfig(**LLAMA.switches, **shape)
+    # written in fp32: .00001 without the digits that rounding adds
+    found = {"llama.vocab_size": len(fields["tokenizer.ggml.tokens"])} | fields
+    found = {key: float(f"{value:.7g}") if isinstance(value, float) else value for key, value in found.items()}
+    told = {"bias": "blk.0.attn_q.bias" in names, "tied": "output.weight" not in names}
+    config = shape_from_disk(LLAMA, found | told, "GGUF")
 
     turned = fields.get("llama.rope.dimension_count", config.d_head)
     if turned != config.d_head:

@@ -4,13 +4,14 @@ A model of Llama's or GPT-2's architecture is written in that family's names, wh
 of switches is written in our own names, for us alone.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from ..config import GPTConfig
+from .reading import Stored
 
 
 @dataclass(frozen=True)
@@ -20,75 +21,59 @@ class Family:
     name: str
     switches: dict[str, object]  # our switches that make the family
     keys: dict[str, str]  # our names in the config -> theirs
-    modules: dict[str, str]  # our modules -> theirs; {} is the number of a block
+    modules: dict[str, str]  # our modules -> theirs; those inside of a block without "blocks.N."
     fixed: dict[str, object] = field(default_factory=dict)  # keys of config.json that have only one value for us
+    defaults: dict[str, object] = field(default_factory=dict)  # what a key that is left out means
 
 
 LLAMA = Family(
     name="llama",
     switches={"norm": "rmsnorm", "position": "rope", "mlp": "swiglu"},
     keys={
-        "vocab_size": "vocab_size",
-        "context_length": "max_position_embeddings",
-        "n_layers": "num_hidden_layers",
-        "n_heads": "num_attention_heads",
-        "n_kv_heads": "num_key_value_heads",
-        "d_model": "hidden_size",
-        "d_ff": "intermediate_size",
-        "norm_eps": "rms_norm_eps",
-        "rope_theta": "rope_theta",
-        "tie_embeddings": "tie_word_embeddings",
-        "bias": "attention_bias",
-        "dropout": "attention_dropout",
+        "vocab_size": "vocab_size", "context_length": "max_position_embeddings", "n_layers": "num_hidden_layers",
+        "n_heads": "num_attention_heads", "n_kv_heads": "num_key_value_heads", "d_model": "hidden_size",
+        "d_ff": "intermediate_size", "norm_eps": "rms_norm_eps", "rope_theta": "rope_theta",
+        "tie_embeddings": "tie_word_embeddings", "bias": "attention_bias", "dropout": "attention_dropout",
     },
     modules={
-        "token_embedding": "model.embed_tokens",
-        "blocks.{}.attention_norm": "model.layers.{}.input_layernorm",
-        "blocks.{}.attention.query": "model.layers.{}.self_attn.q_proj",
-        "blocks.{}.attention.key": "model.layers.{}.self_attn.k_proj",
-        "blocks.{}.attention.value": "model.layers.{}.self_attn.v_proj",
-        "blocks.{}.attention.output": "model.layers.{}.self_attn.o_proj",
-        "blocks.{}.mlp_norm": "model.layers.{}.post_attention_layernorm",
-        "blocks.{}.mlp.gate": "model.layers.{}.mlp.gate_proj",
-        "blocks.{}.mlp.up": "model.layers.{}.mlp.up_proj",
-        "blocks.{}.mlp.down": "model.layers.{}.mlp.down_proj",
-        "final_norm": "model.norm",
-        "head": "lm_head",
+        "token_embedding": "model.embed_tokens", "blocks": "model.layers",
+        "attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm",
+        "attention.query": "self_attn.q_proj", "attention.key": "self_attn.k_proj",
+        "attention.value": "self_attn.v_proj", "attention.output": "self_attn.o_proj",
+        "mlp.gate": "mlp.gate_proj", "mlp.up": "mlp.up_proj", "mlp.down": "mlp.down_proj",
+        "final_norm": "model.norm", "head": "lm_head",
     },
     fixed={"architectures": ["LlamaForCausalLM"], "hidden_act": "silu"},
-)
+    defaults={
+        "num_key_value_heads": None, "rope_theta": 10_000.0, "tie_word_embeddings": False,
+        "attention_bias": False, "attention_dropout": 0.0,
+    },
+)  # fmt: skip
 GPT2 = Family(
     name="gpt2",
     switches={"norm": "layernorm", "position": "learned", "mlp": "gelu", "bias": True},
     keys={
-        "vocab_size": "vocab_size",
-        "context_length": "n_positions",
-        "n_layers": "n_layer",
-        "n_heads": "n_head",
-        "d_model": "n_embd",
-        "d_ff": "n_inner",
-        "norm_eps": "layer_norm_epsilon",
-        "tie_embeddings": "tie_word_embeddings",
-        "dropout": "resid_pdrop",
+        "vocab_size": "vocab_size", "context_length": "n_positions", "n_layers": "n_layer", "n_heads": "n_head",
+        "d_model": "n_embd", "d_ff": "n_inner", "norm_eps": "layer_norm_epsilon",
+        "tie_embeddings": "tie_word_embeddings", "dropout": "resid_pdrop",
     },
-    modules={  # one matrix of theirs holds query, key and value side by side
-        "token_embedding": "transformer.wte",
-        "position_embedding": "transformer.wpe",
-        "blocks.{}.attention_norm": "transformer.h.{}.ln_1",
-        "blocks.{}.attention.query": "transformer.h.{}.attn.c_attn",
-        "blocks.{}.attention.key": "transformer.h.{}.attn.c_attn",
-        "blocks.{}.attention.value": "transformer.h.{}.attn.c_attn",
-        "blocks.{}.attention.output": "transformer.h.{}.attn.c_proj",
-        "blocks.{}.mlp_norm": "transformer.h.{}.ln_2",
-        "blocks.{}.mlp.up": "transformer.h.{}.mlp.c_fc",
-        "blocks.{}.mlp.down": "transformer.h.{}.mlp.c_proj",
-        "final_norm": "transformer.ln_f",
-        "head": "lm_head",
+    modules={  # one matrix of theirs, c_attn, holds query, key and value side by side
+        "token_embedding": "transformer.wte", "position_embedding": "transformer.wpe", "blocks": "transformer.h",
+        "attention_norm": "ln_1", "mlp_norm": "ln_2", "attention.query": "attn.c_attn", "attention.key": "attn.c_attn",
+        "attention.value": "attn.c_attn", "attention.output": "attn.c_proj", "mlp.up": "mlp.c_fc",
+        "mlp.down": "mlp.c_proj", "final_norm": "transformer.ln_f", "head": "lm_head",
     },
     fixed={"architectures": ["GPT2LMHeadModel"], "activation_function": "gelu_new", "attn_pdrop": 0.0},
+    defaults={"n_inner": None, "tie_word_embeddings": True},
+)  # fmt: skip
+OURS = Family(  # any other mix of switches
+    name="minigpt",
+    switches={},
+    keys={name: name for name in GPTConfig.__dataclass_fields__},
+    modules={},
+    fixed={"note": "minigpt.load opens this model; transformers has no architecture of these switches"},
 )
-FAMILIES = {"llama": LLAMA, "gpt2": GPT2}
-OURS = Family(name="minigpt", switches={}, keys={}, modules={})  # any other mix of switches, in our own names
+FAMILIES = {family.name: family for family in (LLAMA, GPT2, OURS)}
 
 # Settings that would change the computation; a file that leaves one out, or holds null, means this value.
 SUPPORTED = {
@@ -114,7 +99,6 @@ def family_of(config: GPTConfig) -> Family:
         fits = all(getattr(config, switch) == value for switch, value in family.switches.items())
         if fits and ("n_kv_heads" in family.keys or config.n_kv_heads == config.n_heads):
             return family
-    return OURS
 
 
 # The config
@@ -127,14 +111,11 @@ def config_to_disk(config: GPTConfig, dtype: str) -> dict:
     4
     """
     family = family_of(config)
-    if family is OURS:
-        note = "minigpt.load opens this model; transformers has no architecture of these switches"
-        return {"model_type": "minigpt", "note": note, "dtype": dtype, **asdict(config)}
     content = {"model_type": family.name, "dtype": dtype, **family.fixed}
     content |= {theirs: getattr(config, ours) for ours, theirs in family.keys.items()}
     if family is LLAMA:
         content |= {"mlp_bias": config.bias, "head_dim": config.d_head}
-    else:
+    if family is GPT2:
         content["embd_pdrop"] = config.dropout
     return content
 
@@ -142,49 +123,34 @@ def config_to_disk(config: GPTConfig, dtype: str) -> dict:
 def config_from_disk(content: dict) -> GPTConfig:
     """The model's shape from config.json. ValueError that names an unsupported setting or a missing key."""
     kind = content.get("model_type")
-    if kind not in ("minigpt", *FAMILIES):
-        raise ValueError(f"config.json: model_type {kind!r} is not supported: use {', '.join(FAMILIES)} or minigpt")
-    try:
-        if kind == "minigpt":
-            if "kernels" in content:
-                raise ValueError(f"config.json: {EARLIER}")
-            return GPTConfig(**{name: content[name] for name in GPTConfig.__dataclass_fields__})
-        config = _llama_config(content) if kind == "llama" else _gpt2_config(content)
-    except KeyError as missing:
-        raise ValueError(f"config.json of a {kind} model: the key {missing} is missing") from missing
-    for key, value in SUPPORTED.items():
-        if content.get(key) is not None:
-            _require(key, content[key], value)
-    return config
+    if kind not in FAMILIES:
+        raise ValueError(f"config.json: model_type {kind!r} is not supported, only {', '.join(FAMILIES)}")
+    if kind == "minigpt" and "kernels" in content:
+        raise ValueError(f"config.json: {EARLIER}")
 
-
-def _llama_config(content: dict) -> GPTConfig:
+    # the numbers; the base of rotary angles may stand in a place of its own
     rope = content.get("rope_parameters") or content.get("rope_scaling") or {}
-    defaults = {
-        "num_key_value_heads": content["num_attention_heads"],
-        "rope_theta": rope.get("rope_theta", 10_000.0),
-        "tie_word_embeddings": False,
-        "attention_bias": False,
-        "attention_dropout": 0.0,
-    }
-    config = _shape(LLAMA, defaults | content)
-    _require("rope_type", rope.get("rope_type", rope.get("type", "default")), "default")
-    _require("mlp_bias", content.get("mlp_bias", False), config.bias)
-    _require("head_dim", content.get("head_dim") or config.d_head, config.d_head)
+    base = {"rope_theta": rope["rope_theta"]} if "rope_theta" in rope else {}
+    config = shape_from_disk(FAMILIES[kind], base | content, f"config.json of a {kind} model")
+
+    # what we can't compute otherwise
+    required = dict(SUPPORTED)
+    if kind == "llama":
+        required |= {"rope_type": "default", "mlp_bias": config.bias, "head_dim": config.d_head}
+    said = {"mlp_bias": False, "rope_type": rope.get("rope_type", rope.get("type"))} | content
+    for key, value in required.items():
+        if said.get(key) not in (None, value):
+            raise ValueError(f"config.json: {key} is {said[key]!r}; only {value!r} is supported")
     return config
 
 
-def _gpt2_config(content: dict) -> GPTConfig:
-    return _shape(GPT2, {"n_inner": None, "tie_word_embeddings": True} | content)
-
-
-def _shape(family: Family, content: dict) -> GPTConfig:
-    return GPTConfig(**family.switches, **{ours: content[theirs] for ours, theirs in family.keys.items()})
-
-
-def _require(key: str, value: object, supported: object) -> None:
-    if value != supported:
-        raise ValueError(f"config.json: {key} is {value!r}; only {supported!r} is supported")
+def shape_from_disk(family: Family, content: dict, where: str) -> GPTConfig:
+    """A config from the keys of a family."""
+    content = family.defaults | content
+    for theirs in family.keys.values():
+        if theirs not in content:
+            raise ValueError(f"{where}: the key {theirs!r} is missing")
+    return GPTConfig(**family.switches | {ours: content[theirs] for ours, theirs in family.keys.items()})
 
 
 # The weights
@@ -196,14 +162,17 @@ def names_on_disk(names: Iterable[str], config: GPTConfig, family: Family) -> di
     >>> names_on_disk(["blocks.1.mlp.up.weight"], GPTConfig.toy(), LLAMA)
     {'model.layers.1.mlp.up_proj.weight': ['blocks.1.mlp.up.weight']}
     """
-    modules = {}
-    for layer in range(config.n_layers):
-        modules |= {ours.format(layer): theirs.format(layer) for ours, theirs in family.modules.items()}
     found = {}
     for name in names:
         module, kind = name.rsplit(".", 1)  # "blocks.1.mlp.up" and "weight" or "bias"
-        if not (module == "head" and config.tie_embeddings):
-            found.setdefault(f"{modules.get(module, module)}.{kind}", []).append(name)
+        if module == "head" and config.tie_embeddings:
+            continue
+        if module.startswith("blocks."):
+            _, layer, part = module.split(".", 2)
+            theirs = f"{family.modules.get('blocks', 'blocks')}.{layer}.{family.modules.get(part, part)}"
+        else:
+            theirs = family.modules.get(module, module)
+        found.setdefault(f"{theirs}.{kind}", []).append(name)
     return found
 
 
@@ -218,40 +187,41 @@ def weights_to_disk(weights: Mapping[str, Tensor], config: GPTConfig, family: Fa
 
 
 def weights_from_disk(
-    stored: Mapping[str, Callable[[], Tensor]],
+    stored: Mapping[str, Stored],
     expected: Mapping[str, Tensor],
     config: GPTConfig,
     family: Family,
     dtype: torch.dtype | None = None,
 ) -> dict[str, Tensor]:
-    """A state dict from model files: `stored` reads a tensor by its name there, `expected` has our names, on "meta".
+    """A state dict from the tensors of model files; `expected` has our names, on "meta".
 
     dtype: None keeps what is stored, but half precision becomes fp32. The tensors are read one by one, so that memory
     never holds much more than the result. ValueError that names a tensor which is missing, misshapen or unknown.
     """
     if family is GPT2:  # the published files leave out the first part of the names
         whole = ("transformer.", "lm_head.")
-        stored = {n if n.startswith(whole) else f"transformer.{n}": read for n, read in stored.items()}
+        stored = {n if n.startswith(whole) else f"transformer.{n}": tensor for n, tensor in stored.items()}
 
     # is everything there, and nothing else?
     wanted = names_on_disk(expected, config, family)
+    tied_head = family.modules.get("head", "head") + ".weight" if config.tie_embeddings else None
     for name in wanted.keys() - stored.keys():
         raise ValueError(f"the tensor {name} is missing")
-    tied_head = family.modules.get("head", "head") + ".weight" if config.tie_embeddings else None
     for name in stored.keys() - wanted.keys() - {tied_head}:
         if not name.endswith(BUFFERS):
             raise ValueError(f"the tensor {name} has no place in the architecture {family.name}")
+    for name, ours in wanted.items():
+        height = sum(len(expected[one]) for one in ours)
+        whole = expected[ours[0]].new_empty(height, *expected[ours[0]].shape[1:])
+        right = tuple(_turn(whole, name, family).shape)
+        if stored[name].shape != right:
+            raise ValueError(f"the tensor {name} has shape {stored[name].shape}, and the config asks for {right}")
 
     # read
     weights = {}
     for name, ours in wanted.items():
-        tensor = stored[name]()
-        rows = [len(expected[one]) for one in ours]
-        whole = expected[ours[0]].new_empty(sum(rows), *expected[ours[0]].shape[1:])
-        shape, right = tuple(tensor.shape), tuple(_turn(whole, name, family).shape)
-        if shape != right:
-            raise ValueError(f"the tensor {name} has shape {shape}, and the config asks for {right}")
-        parts = _turn(tensor, name, family).split(rows)
+        tensor = stored[name].read()
+        parts = _turn(tensor, name, family).split([len(expected[one]) for one in ours])
         wide = dtype or torch.promote_types(tensor.dtype, torch.float32)
         weights |= {one: _by_columns(part, wide) for one, part in zip(ours, parts)}
     if config.tie_embeddings:

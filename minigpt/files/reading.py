@@ -3,12 +3,20 @@
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor that is still on disk."""
+
+    shape: tuple[int, ...]
+    read: Callable[[], Tensor]
 
 
 def read_json(path: Path) -> dict:
@@ -24,16 +32,8 @@ def read_json(path: Path) -> dict:
     return content
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file, by name. ValueError when it is damaged."""
-    try:
-        return load_file(path)
-    except SafetensorError as problem:
-        raise ValueError(f"{path}: damaged or cut short ({problem})") from problem
-
-
-def tensor_readers(path: Path) -> dict[str, Callable[[], Tensor]]:
-    """For each name in a safetensors file, a function that reads the tensor: so memory holds one at a time.
+def read_tensors(path: Path) -> dict[str, Stored]:
+    """The tensors of a safetensors file by name, to be read one by one: so memory holds one at a time.
 
     FileNotFoundError or ValueError when the file is missing or damaged.
     """
@@ -41,10 +41,10 @@ def tensor_readers(path: Path) -> dict[str, Callable[[], Tensor]]:
         raise FileNotFoundError(f"{path}: this part of the model is missing")
     try:
         with safe_open(path, "pt") as file:
-            names = list(file.keys())
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as problem:
         raise ValueError(f"{path}: damaged or cut short ({problem})") from problem
-    return {name: partial(_read_tensor, path, name) for name in names}
+    return {name: Stored(shape, partial(_read_tensor, path, name)) for name, shape in shapes.items()}
 
 
 def _read_tensor(path: Path, name: str) -> Tensor:
@@ -54,8 +54,8 @@ def _read_tensor(path: Path, name: str) -> Tensor:
 
 def file_hash(path: Path | str) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal."""
-    digest = hashlib.sha256()
     with open(path, "rb") as file:
+        digest = hashlib.sha256()
         while part := file.read(1 << 20):
             digest.update(part)
     return digest.hexdigest()
