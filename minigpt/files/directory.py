@@ -30,18 +30,18 @@ def save(directory: Path | str, model: GPT, tokenizer: Tokenizer | None) -> None
     weights = weights_to_disk(model.state_dict(), model.config, family_of(model.config))
     write_tensors(directory / "model.safetensors", weights)
 
-    ends = {}
     if tokenizer is not None:
         ends = {
             "bos_token_id": tokenizer.start[0] if tokenizer.start else tokenizer.end_id,
             "eos_token_id": tokenizer.end_id,
             "pad_token_id": tokenizer.end_id,
         }
+        config |= ends
         write_text(directory / "tokenizer.json", to_json(tokenizer))
         write_json(directory / "tokenizer_config.json", _tokenizer_config(tokenizer, ends))
         write_json(directory / "generation_config.json", {**ends, "max_length": model.context_length})
 
-    write_json(directory / "config.json", config | ends)
+    write_json(directory / "config.json", config)
 
 
 def load(path: Path | str, dtype: torch.dtype | None = None) -> tuple[GPT, Tokenizer | None]:
@@ -77,8 +77,11 @@ def load(path: Path | str, dtype: torch.dtype | None = None) -> tuple[GPT, Token
 def _tokenizer_config(tokenizer: Tokenizer, ends: dict[str, int]) -> dict:
     """The content of tokenizer_config.json: the special tokens by their text, and the chat template if there is one."""
     content = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-    content |= {key.removesuffix("_id"): tokenizer.token_bytes(token).decode() for key, token in ends.items()}
-    return content | ({"chat_template": tokenizer.chat_template} if tokenizer.chat_template else {})
+    for key, token_id in ends.items():
+        content[key.removesuffix("_id")] = tokenizer.token_bytes(token_id).decode()
+    if tokenizer.chat_template:
+        content["chat_template"] = tokenizer.chat_template
+    return content
 
 
 def _read_directory(directory: Path) -> tuple:
@@ -109,12 +112,14 @@ def _read_tokenizer(directory: Path) -> Tokenizer | None:
 
     # the token that ends a text: its name, or an object that holds the name
     end = settings.get("eos_token") or END
-    end = end if isinstance(end, str) else end["content"]
+    if not isinstance(end, str):
+        end = end["content"]
 
     # the chat template: a file of its own, or a setting
     template = directory / "chat_template.jinja"
     template = template.read_text(encoding="utf-8") if template.exists() else settings.get("chat_template")
-    template = template if isinstance(template, str) else None
+    if not isinstance(template, str):
+        template = None
 
     return from_json((directory / "tokenizer.json").read_text(encoding="utf-8"), end, template)
 
