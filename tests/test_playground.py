@@ -20,7 +20,7 @@ from minigpt.formulas import cross_entropy
 from scripts import generate as generate_script
 from scripts.playground import __main__ as command_line
 from scripts.playground import server, session, views
-from scripts.support.measuring.answers import as_question, as_text
+from scripts.support.measuring.answers import as_question, as_text, text_of
 from scripts.support.measuring.distribution import entropy
 from scripts.support.strategies import STRATEGIES
 from sft import Message, encode_conversation
@@ -94,6 +94,17 @@ def test_the_bars_are_the_probabilities_that_the_filters_leave(client, opened):
         assert stage["others"] == left[others].isfinite().sum()
         assert stage["others_p"] == pytest.approx(exact[others].sum().item(), abs=1e-12)
     assert view["stages"][0]["kept"] == view["vocabulary"] == tok.vocab_size
+    first_cut = logits[0].masked_fill(stages[-1][1].isfinite(), -math.inf).argmax()
+    assert first_cut in shown
+
+
+def test_without_an_early_end_special_tokens_are_cut_before_all_else(client, opened):
+    _, tok = opened
+    view = ask(client, "next", endless=True, shown=60)
+    assert [stage["name"] for stage in view["stages"]] == ["model", "banned_ids"]
+    assert view["stages"][1]["kept"] == tok.vocab_size - len(tok.special)
+    assert all((row["p"][1] is None) == row["special"] for row in view["rows"])
+    assert ask(client, "next", ids=[5] * 8)["repetition"] == pytest.approx(1 - 1 / 5)
 
 
 def test_a_number_between_a_tokens_ends_on_the_line_draws_it(client, opened):
@@ -206,7 +217,7 @@ def test_each_algorithm_streams_what_decoding_writes(client, opened, strategy):
         beam_search(model, prompt, **settings) if "width" in settings else generate(model, [prompt], seed=3, **settings)
     )
     *lines, last = ask(client, "run", strategy=strategy, knobs={"max_new_tokens": 8, "top_k": 1}, seed=3)
-    assert (last["ids"], last["stop"], last["text"]) == (said[0].ids, said[0].stop, tok.decode(said[0].ids))
+    assert (last["ids"], last["stop"], last["text"]) == (said[0].ids, said[0].stop, text_of(tok, said[0]))
     assert last["logprob"] == pytest.approx(said[0].logprob / len(said[0].ids))
     assert len(lines) >= 1 and all("text" in line for line in lines)
     endless = ask(client, "run", strategy=strategy, knobs={"max_new_tokens": 30}, endless=True)[-1]
@@ -276,6 +287,10 @@ def test_the_start_names_statements_functions_and_lines_that_exist(client):
             file, line = shown["where"].split(":")
             source = (views.ROOT / file).read_text(encoding="utf-8").splitlines()
             assert any(f" {shown['name']}(" in line for line in source[int(line) - 1 : int(line) + 2]), shown
+
+
+def test_a_knob_is_answered_at_once_at_the_vocabulary_of_a_real_model():
+    assert 0 < views.knob_milliseconds(49_152, 5) < 1000  # 20 ms on a quiet machine; `make claims` has the figure
 
 
 # who may ask, and what

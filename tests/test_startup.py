@@ -13,7 +13,18 @@ SCRIPTS = [
     for path in sorted((ROOT / "scripts").rglob("*.py"))
     if "ArgumentParser" in path.read_text("utf-8")
 ]
-HEAVY = {"torch", "starlette", "uvicorn", "numpy", "transformers", "matplotlib", "tiktoken", "regex", "hypothesis", "minigpt"}
+HEAVY = {
+    "torch",
+    "starlette",
+    "uvicorn",
+    "numpy",
+    "transformers",
+    "matplotlib",
+    "tiktoken",
+    "regex",
+    "hypothesis",
+    "minigpt",
+}
 
 
 def loaded(code: str) -> set[str]:

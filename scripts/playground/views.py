@@ -8,6 +8,8 @@ import inspect
 import math
 import random
 import shlex
+import statistics
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +20,7 @@ from torch import Tensor
 import decoding
 from decoding import Settings, beam_steps, draw, filter_steps, filters, generate_steps, why_stop
 from decoding.settings import as_ids, as_prompts, expect, room_for
-from minigpt import GPT
+from minigpt import GPT, Tokenizer
 from minigpt.formulas import cross_entropy
 from scripts.playground.session import Session, uniform
 from scripts.support.comparison import Endless
@@ -93,7 +95,8 @@ def settings_of(tok, body: dict) -> Settings:
         expect(is_number or value is None, name, value, "a number up to 1e9, or null")
     given = DEFAULTS | {name: value for name, value in knobs.items() if value is not None}
     expect(given["max_new_tokens"] <= NEW_TOKENS, "max_new_tokens", given["max_new_tokens"], f"at most {NEW_TOKENS}")
-    return Settings(**given, eos_id=tok.end_id)
+    banned = [*tok.special.values()] if body.get("endless") else []
+    return Settings(**given, eos_id=tok.end_id, banned_ids=banned)
 
 
 def text_of(body: dict, key: str) -> str:
@@ -155,7 +158,7 @@ def next_token(session: Session, body: dict) -> dict:
     found = {
         "prompt": [token(tok, id) for id in asked.prompt],
         "chosen": [token(tok, id) for id in asked.chosen],
-        "text": tok.decode(asked.chosen),
+        "repetition": repeated(asked.chosen),
         "ended": ended,
         "command": command(asked, body),
     }
@@ -178,11 +181,12 @@ def distribution(tok, stages: list[tuple[str, Tensor]], ids: list[int], u: float
     probability = torch.stack([left.double().softmax(-1) for _, left in stages]).nan_to_num()  # (stages, V)
     choice = None if blocked else draw(filtered, torch.tensor(u, dtype=torch.float64)).item()
 
-    # which tokens: the model's most probable ones, the filters' most probable ones, and the choice
-    rows = {
-        id for left in (stages[0][1], filtered) for id in filters.top_k(left, shown).isfinite().nonzero()[:, 0].tolist()
-    }
-    rows = sorted(rows | ({choice} - {None}), key=lambda id: (-probability[0, id].item(), id))
+    # which tokens: the most probable ones before and after the filters, the first one that is cut, and the choice
+    before = stages[0][1]  # (V,)
+    cut = before.masked_fill(filtered > filters.OUT, filters.OUT)
+    most = [filters.top_k(before, shown), filters.top_k(filtered, shown), filters.top_k(cut, 1)]
+    rows = {id for left in most for id in left.isfinite().nonzero()[:, 0].tolist()} | ({choice} - {None})
+    rows = sorted(rows, key=lambda id: (-probability[0, id].item(), id))
     others = torch.ones(V, dtype=torch.bool)
     others[rows] = False
 
@@ -289,7 +293,7 @@ def run(session: Session, body: dict) -> Iterator[dict]:
         for turn in beam_steps(model, ids, settings, arguments["width"]):
             finished += turn.finished
             if turn.kept:
-                yield {"text": tok.decode(turn.kept[0].ids)}
+                yield {"text": said(tok, turn.kept[0].ids)}
         best = max(finished, key=lambda done: done.score)
         new, logprob, stop = best.ids, best.logprob, best.stop
     else:
@@ -298,14 +302,19 @@ def run(session: Session, body: dict) -> Iterator[dict]:
             if step.id is not None:
                 new.append(step.id)
                 logprob += step.logprob
-            yield {"text": tok.decode(new)}
+            yield {"text": said(tok, new)}
     yield {
-        "text": tok.decode(new),
+        "text": said(tok, new),
         "ids": new,
         "stop": stop,
         "repetition": repeated(new),
         "logprob": logprob / max(1, len(new)),
     }
+
+
+def said(tok, ids) -> str:
+    """The text of new tokens, without the end token: why it ended is said beside it."""
+    return tok.decode(id for id in ids if id != tok.end_id)
 
 
 @torch.inference_mode()
@@ -351,6 +360,19 @@ def layout(session: Session, body: dict) -> dict:
             if name in question + answer
         ],
     }
+
+
+def knob_milliseconds(V: int = 49_152, turns: int = 15) -> float:
+    """How long the server takes when a knob moves, all filters on, with V tokens: the median of several turns."""
+    tok = Tokenizer([b"%d" % id for id in range(V)], [])
+    logits = 4 * torch.randn(V, generator=torch.Generator().manual_seed(0))
+    settings = Settings(1, temperature=0.9, top_k=V // 2, top_p=0.95, min_p=1e-4, repetition_penalty=1.1)
+    taken = []
+    for _ in range(turns):
+        started = time.perf_counter()
+        distribution(tok, list(filter_steps(logits, [1, 2, 3], settings)), [1, 2, 3], 0.5, 12)
+        taken.append(1000 * (time.perf_counter() - started))
+    return statistics.median(taken)
 
 
 def command(asked: Asked, body: dict) -> str:

@@ -11,6 +11,7 @@ import torch
 
 from minigpt.corpus import Piece, read_corpus
 from scripts import finetune, pretrain, toyworld
+from scripts.playground.views import knob_milliseconds
 from scripts.support import comparison
 from scripts.support.fine_tuning import finetune as fine_tune_and_write
 from scripts.support.measuring.answers import (
@@ -71,6 +72,7 @@ def tell(out: Path, seed: int, *, quick: bool, quiz: bool, memorised: bool) -> N
         "smaller": smaller,
         "tasks": trace["tasks"],
         "decoding": trace["continuations"],
+        "playground": {"vocabulary": 49_152, "knob_ms": knob_milliseconds(49_152)},
     }
     story = {
         "quiz": quiz,

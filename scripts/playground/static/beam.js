@@ -46,8 +46,8 @@ function list(title, paths, kind) {
 }
 
 function best() {
-  if (shown < steps.length || !steps.length) return null;
   const finished = steps.flatMap((step) => step.finished);
+  if (shown < steps.length || !finished.length) return null;
   const first = finished.reduce((a, b) => (b.score > a.score ? b : a));
   return h("p", { class: "result" }, "Best path, by its score ", first.score.toFixed(3), ": ", first.pieces.map((token) => chip(token)));
 }

@@ -43,7 +43,7 @@ function display() {
 
 function chart(title, series, most = null, unit = (v) => v.toFixed(1)) {
   const top = most ?? (Math.max(...series.flatMap(([, values]) => values)) || 1);
-  const width = Math.max(300, series[0][1].length * 12);
+  const width = Math.max(640, series[0][1].length * 12);
   const lines = series.map(([name, values], place) => {
     const points = values.map((value, x) => `${(x + 0.5) * (width / values.length)},${HEIGHT - (value / top) * (HEIGHT - 6) - 2}`);
     return svg("polyline", { class: `line${place}`, points: points.join(" ") }, svg("title", {}, name));

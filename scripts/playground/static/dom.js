@@ -29,9 +29,9 @@ export function show(container, ...children) {
 }
 
 export function percent(p) {
-  if (p === 0) return "0 %";
-  if (p < 0.0001) return "< .01 %";
-  return `${(100 * p).toFixed(p < 0.001 ? 2 : 1)} %`;
+  if (p === 0) return "0\u00a0%";
+  if (p < 0.0001) return "<\u00a0.01\u00a0%";
+  return `${(100 * p).toFixed(p < 0.001 ? 2 : 1)}\u00a0%`;
 }
 
 export const number = (n) => n.toLocaleString("en");

@@ -79,6 +79,7 @@ export function start() {
   const rows = Object.entries(SLIDERS).map(([name, slider]) => knob(name, slider));
   $("knobs").append(...rows, h("div", { class: "knob" }, h("label", { for: "seed" }, "seed"), seed));
 
+  $("knobs-box").open = !window.matchMedia("(max-width: 760px)").matches; // a small screen shows the bars first
   const tasks = Object.entries(state.start.tasks);
   const buttons = [["all off", {}], ["greedy", { temperature: 0 }], ...tasks].map(([name, arguments_]) =>
     h("button", { type: "button", onclick: () => preset(name, arguments_), title: JSON.stringify(arguments_) }, name.replaceAll("-", " ")));

@@ -30,6 +30,8 @@ function display(view) {
   const first = view.rows.find((row) => row.p.at(-1) === null);
   const cut = first ? ` The most probable one that is cut: ${readable(first.piece)}.` : "";
   $("bars-note").textContent = `${number(last.kept)} of ${number(view.vocabulary)} tokens are left to draw from.${cut}`;
+  const longest = Math.max(...view.rows.flatMap((row) => row.p), 0.001); // the scale of all bars
+  $("bars-note").textContent += ` The longest bar is ${percent(longest)}.`;
   if (bet !== null) $("bars-note").textContent = `${verdict(view)} ${$("bars-note").textContent}`;
 
   const head = [h("th", { scope: "col" }, "token"), ...view.stages.map((stage) =>
@@ -37,8 +39,8 @@ function display(view) {
   if (counts()) head.push(h("th", { scope: "col" }, "drawn", h("small", {}, `${number(counts().n)} times`)));
   const rows = view.rows.map((row, place) => h("tr", { class: `${row.p.at(-1) === null ? "cut" : ""} ${row.id === view.choice ? "drawn" : ""}` },
     h("th", { scope: "row" }, button(row, place, view)),
-    row.p.map((p, stage) => cell(p, stage ? row.p[stage - 1] : null)),
-    counts() && counted(row)));
+    row.p.map((p, stage) => cell(p, stage ? row.p[stage - 1] : null, longest)),
+    counts() && counted(row, longest)));
   const others = view.stages.map((stage) => h("td", {}, stage.others ? `and ${number(stage.others)} others: ${percent(stage.others_p)}` : "no others"));
   show($("bars"),
     h("div", { class: "wide" }, h("table", { class: "bars" },
@@ -62,15 +64,15 @@ function button(row, place, view) {
     isDrawn && h("span", { class: "mark" }, "◆"), bet === row.id && h("span", { class: "mark" }, "★"));
 }
 
-function cell(p, before) {
+function cell(p, before, longest) {
   if (p === null && before === null) return h("td", {}, "");
-  const width = `${100 * (p ?? before)}%`;
+  const width = `${(100 * (p ?? before)) / longest}%`;
   return h("td", {}, h("div", { class: `bar ${p === null ? "hatched" : ""}`, style: { width } }), h("span", {}, p === null ? "cut" : percent(p)));
 }
 
-function counted(row) {
+function counted(row, longest) {
   const share = (counts().counts[row.id] ?? 0) / counts().n;
-  return h("td", {}, h("div", { class: "bar counted", style: { width: `${100 * share}%` } }), h("span", {}, number(counts().counts[row.id] ?? 0)));
+  return h("td", {}, h("div", { class: "bar counted", style: { width: `${Math.min(100, (100 * share) / longest)}%` } }), h("span", {}, number(counts().counts[row.id] ?? 0)));
 }
 
 function more(shown, title) {

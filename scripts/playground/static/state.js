@@ -18,6 +18,7 @@ export const state = {
   at: 0, // the node where the next token goes
   tip: 0, // the end of the text that is shown: what follows `at` was undone
   uniform: null, // a number of the student's own, in place of the seed's
+  endless: false, // are special tokens left out?
   shown: 12, // bars
   view: null, // the server's newest answer
 };
@@ -37,7 +38,7 @@ export function path(node = state.at) {
 export const ids = () => path().map((node) => state.nodes[node].token.id);
 
 export function asked(more = {}) {
-  return { model: state.model, text: state.text, form: state.form, ids: ids(), knobs: state.knobs, seed: state.seed, ...more };
+  return { model: state.model, text: state.text, form: state.form, ids: ids(), knobs: state.knobs, seed: state.seed, endless: state.endless, ...more };
 }
 
 // Ask for the next token's distribution, and let every panel show it.
@@ -84,6 +85,7 @@ export function begin(changes = {}) {
 function remember() {
   const knobs = Object.entries(state.knobs).filter(([name, value]) => value !== state.start.knobs[name].default);
   const fields = { model: state.model, text: state.text, form: state.form, ids: ids().join("."), seed: state.seed, tab: state.tab };
+  if (state.endless) fields.endless = 1;
   if (state.uniform !== null) fields.uniform = state.uniform;
   history.replaceState(null, "", `#${new URLSearchParams({ ...fields, ...Object.fromEntries(knobs) })}`);
 }
@@ -103,6 +105,7 @@ export function recall() {
   state.text = given.get("text") ?? state.text;
   state.form = FORMS.includes(given.get("form")) ? given.get("form") : "text";
   state.seed = numberOr(given.get("seed"), 0);
+  state.endless = given.has("endless");
   state.tab = given.get("tab") ?? "next";
   state.nodes = [root()];
   for (const id of (given.get("ids") ?? "").split(".").filter(Boolean).map(Number)) {

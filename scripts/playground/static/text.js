@@ -1,7 +1,7 @@
 // The text so far: step, run, stop, undo, go back and branch (G1, G2).
 
 import { $, h, readable, say, show } from "./dom.js";
-import { begin, choose, go, onView, path, state } from "./state.js";
+import { begin, choose, go, onView, path, refresh, state } from "./state.js";
 
 const ENDED = {
   eos: "Ended: the end token was chosen. Undo, or choose a token to go on regardless.",
@@ -65,7 +65,8 @@ function display(view) {
   $("step").disabled = view.choice == null;
   $("undo").disabled = state.at === 0;
   $("command").textContent = view.command;
-  $("by-hand").hidden = !here.some((node) => state.nodes[node].byHand);
+  $("figures").textContent = here.length ? `${here.length} new tokens, repeated 4-grams ${(100 * view.repetition).toFixed(0)} %` : "";
+  $("by-hand").hidden = !state.endless && !here.some((node) => state.nodes[node].byHand);
   tree();
 }
 
@@ -98,6 +99,11 @@ export function start() {
     anew();
   });
   $("form").addEventListener("change", anew);
+  $("endless").checked = state.endless;
+  $("endless").addEventListener("change", () => {
+    state.endless = $("endless").checked;
+    refresh();
+  });
   $("prompt").addEventListener("keydown", (event) => {
     if (event.key !== "Enter" || event.shiftKey) return;
     event.preventDefault();
