@@ -291,5 +291,6 @@ def test_every_panel_fits_and_is_accessible(port, watched, width, scheme):
             page.click(f"#{name}-form .main")
             until(page, lambda name=name: page.locator(f"#{name} .result, #beam-more:enabled").count() > 0)
         assert page.evaluate("document.documentElement.scrollWidth") <= width, name
+        assert not re.search(r"undefined|null|NaN|\[object", page.locator("main").inner_text()), name
         found = Axe().run(page).response["violations"]
         assert [(problem["id"], [node["html"] for node in problem["nodes"]][:3]) for problem in found] == [], name
