@@ -75,7 +75,8 @@ class Tokenizer:
     Make one with `Tokenizer.train` or `Tokenizer.gpt2`; `load` reads one from a model directory. Special ids follow the
     ordinary ones. The other arguments are for vocabularies made by others: special_tokens as a dict (tokens[id] is b""
     at their ids); split, the pattern of a chunk; end, the special token that ends a text; start, the ids before a
-    document's first token (ours is the end token); chat_template, the layout of a conversation.
+    document's first token (ours is the end token); end_ids, more ids that end an answer; chat_template, the layout of a
+    conversation; names, the special tokens that it calls bos_token, pad_token and so on.
 
     >>> tok = Tokenizer.train(["low lower lowest"], vocab_size=262)
     >>> tok.encode("lower"), tok.decode(tok.encode("lower"))
@@ -90,7 +91,9 @@ class Tokenizer:
         split: str = SPLIT,
         end: str = END,
         start: Iterable[int] | None = None,
+        end_ids: Iterable[int] = (),
         chat_template: str | None = None,
+        names: dict[str, str] | None = None,
     ):
         if not isinstance(special_tokens, dict):
             special_tokens = {name: len(tokens) + i for i, name in enumerate(special_tokens)}
@@ -102,7 +105,9 @@ class Tokenizer:
         self.split = split
         self.end = end
         self.start = list(start)
+        self.end_ids = tuple(dict.fromkeys([*([special_tokens[end]] if end in special_tokens else []), *end_ids]))
         self.chat_template = chat_template
+        self.names = names or {}
         self.vocab_size = max([len(tokens), *(i + 1 for i in special_tokens.values())])
 
     @classmethod

@@ -26,11 +26,12 @@ def main() -> None:
         help = f"{knob.meaning} (default: {shown(knob.default)})"
         parser.add_argument(flag, type=knob.kind, default=knob.default, help=help)
     args = parser.parse_args()
-    from scripts.support.models import model_directory, open_model
+    from scripts.support.models import model_directory, open_model, warn_of_forged_turns
     from scripts.support.talk import Talk, made_from
 
     # open the model; what it was made from says whether it sees the conversation so far
     model, tok = open_model(args.model)
+    warn_of_forged_turns(tok)
     origin = made_from(model_directory(args.model))
     several_turns = origin["turns"] > 1 or tok.chat_template is not None
     history = several_turns if args.history is None else args.history

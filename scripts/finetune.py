@@ -59,21 +59,23 @@ def main() -> None:
     refuse_existing(args.out, args.overwrite)
     from minigpt import TrainConfig
     from scripts.support import fine_tuning
-    from scripts.support.models import open_model
+    from scripts.support.models import open_model, warn_of_forged_turns
     from sft import encode_examples, epoch_picks, padding, read_examples
 
     # read
     skipped = [] if args.skip_bad else None
     examples = read_examples(args.data, skipped)
+    model, tok = open_model(args.base)
+    warn_of_forged_turns(tok)
+    examples = fine_tuning.fitting(tok, examples, model.context_length, skipped)
     for problem in (skipped or [])[:10]:
         print(f"  skipped {problem}")
-    model, tok = open_model(args.base)
 
     # hold out and encode: errors come before any work
     schedule = chosen(args, model)
     batch_size = schedule.pop("batch_size")
     examples, held_out = fine_tuning.hold_out(examples, args.seed)
-    held_out_rows = encode_examples(tok, held_out, model.context_length)
+    held_out_rows = encode_examples(tok, held_out, model.context_length) if held_out else None
     training = encode_examples(tok, examples, model.context_length, args.loss_on)
     TrainConfig(**schedule)
     text = fine_tuning.base_text(args.base, tok, args.corpus, args.out)

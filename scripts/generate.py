@@ -36,16 +36,20 @@ def main() -> None:
     knobs = named(name) | {knob: getattr(args, knob) for knob in KNOBS if getattr(args, knob) is not None}
     from decoding import uncached
     from minigpt.numpy_gpt import NumpyGPT
-    from scripts.support.comparison import continue_prompt
+    from scripts.support.comparison import Endless, continue_prompt
     from scripts.support.measuring.answers import as_text, text_of
     from scripts.support.measuring.repetition import repetition
     from scripts.support.models import open_model
+    from sft import end_ids
 
     model, tok = open_model(args.model)
     if args.backend == "numpy":
-        model = uncached(NumpyGPT.from_torch(model))
+        spare = getattr(model, "spare_ids", [])  # rows that are no token
+        model = Endless(uncached(NumpyGPT.from_torch(model)), [*spare])
     prompt = as_text(tok, args.prompt)
-    said = continue_prompt(model, prompt, knobs, max_new_tokens=args.max_new_tokens, eos_id=tok.end_id, seed=args.seed)
+    said = continue_prompt(
+        model, prompt, knobs, max_new_tokens=args.max_new_tokens, eos_id=end_ids(tok), seed=args.seed
+    )
     print(args.prompt + text_of(tok, said))
     mean = said.logprob / max(1, len(said.ids))
     print(f"\n  {name} {knobs}: {len(said.ids)} tokens, stopped by {said.stop}")

@@ -29,10 +29,11 @@ def main() -> None:
     skipped = [] if args.skip_bad else None
     examples = read_examples(args.data, skipped)
     model, tok = open_model(args.model)
-    rows = encode_examples(tok, examples, model.context_length, args.loss_on)
+    rows = encode_examples(tok, examples, model.context_length, args.loss_on, skipped)
+    left_out = {*rows.left_out}
 
     # show a few
-    for example in examples[: args.n]:
+    for example in [example for example in examples if example.source not in left_out][: args.n]:
         ids, learn = encode_conversation(tok, example.messages)
         if args.loss_on == "all":
             learn = [False] + [True] * (len(ids) - 1)  # nothing comes before the first token to predict it

@@ -1,6 +1,7 @@
 """Examples -> ids and masks of what is learnt -> Batches (S4, S5)."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 
 import numpy as np
@@ -15,52 +16,65 @@ MIXING = 1.25  # lengths in a batch differ by about this factor; nearer 1: less 
 
 @dataclass(frozen=True)
 class Example:
-    """A conversation to learn from, and where it was read: "file:line"."""
+    """A conversation to learn from, where it was read ("file:line"), and the columns there that were left out."""
 
     messages: list[Message]
     source: str = "an example"
+    left_out: tuple[str, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Encoded examples, cut to the context: `truncated` of them lost their end, `dropped` had no target left."""
+    """Encoded examples, cut to the context."""
 
     ids: list[list[int]]
     learn: list[list[bool]]
-    truncated: int
-    dropped: int
+    truncated: int  # so many lost their end
+    dropped: int  # and so many had no target left
+    left_out: Sequence[str] = ()  # the sources of all that are not here
+    empty: Sequence[str] = ()  # and of those here that have an empty response
 
 
-def encode_examples(tok: Tokenizer, examples: list[Example], context_length: int, loss_on: str = "response") -> Rows:
+def encode_examples(
+    tok: Tokenizer, examples: list[Example], context_length: int, loss_on="response", skipped: list[str] | None = None
+) -> Rows:
     """Encode examples for training. loss_on: "response", or "all" for every token, the lecture's plain form.
 
-    ValueError when an example has no response, or when none fits in the context at all.
+    ValueError when an example can't be laid out or has no response; with a list `skipped`, that is added to it instead.
+    ValueError when the tokenizer has no layout, or when no example fits in the context at all.
     """
     if loss_on not in ("response", "all"):
         raise ValueError(f"loss_on={loss_on!r}: must be 'response' or 'all'")
+    encode_conversation(tok, [Message("user", "Hi"), Message("assistant", "Yo")])  # is there a layout?
     longest = context_length + 1  # the last id is a target only
-    kept, truncated, dropped = [], 0, 0
+    kept, learn, truncated, too_long, refused, empty = [], [], 0, [], [], []
     for example in examples:
         # lay out
         try:
-            ids, learn = encode_conversation(tok, example.messages)
-            if not any(learn):
+            ids, learnt = encode_conversation(tok, example.messages)
+            if not any(learnt):
                 raise ValueError("there is no response to learn")
         except ValueError as problem:
-            raise ValueError(f"{example.source}: {problem}") from problem
+            if skipped is None:
+                raise ValueError(f"{example.source}: {problem}") from problem
+            skipped.append(f"{example.source}: {problem}")
+            refused.append(example.source)
+            continue
 
         # cut to the context
         truncated += len(ids) > longest
-        if any(learn[:longest]):
-            kept.append((ids[:longest], learn[:longest]))
-        else:
-            dropped += 1
+        if not any(learnt[:longest]):
+            too_long.append(example.source)
+            continue
+        kept.append(ids[:longest])
+        learn.append(learnt[:longest] if loss_on == "response" else [True] * len(kept[-1]))
+        empty += (
+            [example.source] if ("assistant", "") in [(m.role, m.content.strip()) for m in example.messages] else []
+        )
 
     if not kept:
         raise ValueError(f"no response begins within the context of {context_length} tokens: nothing would be learnt")
-    kept_ids = [ids for ids, _ in kept]
-    kept_learn = [learn if loss_on == "response" else [True] * len(learn) for _, learn in kept]
-    return Rows(kept_ids, kept_learn, truncated, dropped)
+    return Rows(kept, learn, truncated, len(too_long), too_long + refused, empty)
 
 
 def collate(rows: Rows, picks: list[int]) -> Batch:
@@ -72,10 +86,7 @@ def collate(rows: Rows, picks: list[int]) -> Batch:
 
 
 def example_batches(rows: Rows, batch_size: int, seed: int = 0) -> Batches:
-    """Batches for `train`: every row once per epoch, each epoch in its own order; a pure function of the step.
-
-    Rows of similar length share a batch. Where batch_size doesn't divide an epoch, some batches have one row less.
-    """
+    """Batches for `train`: every row once per epoch, each epoch in its own order, like lengths together."""
     picks = lru_cache(maxsize=2)(partial(epoch_picks, rows, batch_size, seed))  # epoch -> its batches
     steps_per_epoch = len(picks(0))
 
@@ -87,7 +98,7 @@ def example_batches(rows: Rows, batch_size: int, seed: int = 0) -> Batches:
 
 
 def epoch_picks(rows: Rows, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
-    """Which rows each batch of an epoch holds: sort by length with some noise, cut, and shuffle the batches."""
+    """The rows of each batch of an epoch: sort by length with some noise, cut, and shuffle the batches."""
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: must be at least 1")
     rng = np.random.default_rng([seed, epoch])

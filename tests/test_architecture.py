@@ -105,7 +105,7 @@ def test_fine_tuning_owns_no_loop():
 
 @pytest.mark.parametrize("name", FILES)
 def test_library_code_needs_few_libraries_and_no_script(name):
-    extra = {"gguf"} if name == "minigpt.files.gguf" else set()
+    extra = {"minigpt.files.gguf": {"gguf"}, "sft.files.sandbox": {"jinja2"}}.get(name, set())
     assert top(imports(name)) <= {*PACKAGES, *LIBRARIES, *extra} | sys.stdlib_module_names
     assert not top(imports(name)) & {"argparse", "pickle", "scripts"}
 
@@ -192,7 +192,7 @@ def lines(names: list[str]) -> int:
 
 def test_the_plain_edition_and_its_longest_files_keep_their_budgets():
     assert lines(PLAIN) <= 2900
-    assert lines(list(FILES)) <= 4500
+    assert lines(list(FILES)) <= 4800
     for name in [name for name in PLAIN if name.split(".")[-1] in BUDGETS]:
         assert lines([name]) <= BUDGETS[name.split(".")[-1]], name
 

@@ -9,7 +9,7 @@ from helpers import call
 
 import sft.finetune
 from decoding import generate
-from minigpt import IGNORE, Batch, TrainConfig, TrainState, load, save, train
+from minigpt import IGNORE, Batch, Tokenizer, TrainConfig, TrainState, load, save, train
 from minigpt.tokenizer import END
 from scripts import finetune, show_sft
 from scripts.support import fine_tuning
@@ -212,3 +212,55 @@ def test_what_is_learnt_of_a_demonstration_stands_in_brackets(monkeypatch, capsy
     assert given.strip().startswith("<|prompt|>|") and "[" not in given
     assert learnt.replace("][", "") == "[Oslo<|endoftext|>]"
     assert "mine.jsonl:13" in skipped and "1 skipped" in total and "0 truncated" in total
+
+
+def tune(monkeypatch, tmp_path, base, tok, rows: list[str], *flags) -> tuple[int, list[str]]:
+    """Fine-tune for one step on rows: the exit status, and the sources that were learnt from."""
+    save(tmp_path / "base", base, tok)
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    learnt, steps = [], fine_tune
+
+    def recorder(model, tok, examples, *rest, **options):
+        learnt.extend(example.source.rpartition(":")[2] for example in examples)
+        return steps(model, tok, examples, *rest, **options)
+
+    monkeypatch.setattr(fine_tuning, "fine_tune", recorder)
+    arguments = ["--data", tmp_path / "rows.jsonl", "--base", tmp_path / "base", "--out", tmp_path / "out"]
+    return call(monkeypatch, finetune, *arguments, "--steps", 1, *flags), learnt
+
+
+ROW = json.dumps({"prompt": "Who?", "response": "Ada"})
+LONG = json.dumps({"prompt": "Who? " * 400, "response": "Ada"})
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_row_that_does_not_fit_is_named_and_neither_held_out_nor_learnt(
+    monkeypatch, capsys, tmp_path, base, tok, seed
+):
+    status, learnt = tune(monkeypatch, tmp_path, base, tok, [*[ROW] * 9, LONG], "--seed", seed, "--answers", 0)
+    said = capsys.readouterr().out
+    assert status == 0 and "10" not in learnt and len(learnt) == 8
+    assert "1 row (" in said and "rows.jsonl:10): no response begins within 48 tokens" in said
+
+
+def test_one_row_is_learnt_and_nothing_is_held_out(monkeypatch, capsys, tmp_path, base, tok):
+    status, learnt = tune(monkeypatch, tmp_path, base, tok, [ROW])
+    assert (status, learnt) == (0, ["1"]) and "1 demonstrations to learn from, 0 held out" in capsys.readouterr().out
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    assert results["asked"] == 0 and "val_loss" not in results["after"]
+
+
+def test_what_is_odd_about_rows_is_said_and_what_can_not_be_laid_out_is_skipped(
+    monkeypatch, capsys, tmp_path, base, tok
+):
+    few = Tokenizer([bytes([byte]) for byte in range(256) if byte != 0xC3], [END], start=[])  # no é
+    empty, odd = json.dumps({"prompt": "Who?", "response": ""}), json.dumps({"prompt": "\u00e9", "response": "Ada"})
+    rows = [ROW, ROW, empty, json.dumps(json.loads(ROW) | {"images": ["a.png"]}), odd]
+    wide = tiny(torch.float32, vocab_size=few.vocab_size, context_length=99)
+    assert tune(monkeypatch, tmp_path, wide, few, rows)[0] == 2
+    assert "rows.jsonl:5: the character" in capsys.readouterr().err
+    status, learnt = tune(monkeypatch, tmp_path, wide, few, rows, "--skip-bad", "--answers", 0)
+    said = capsys.readouterr().out
+    assert status == 0 and "5" not in learnt and len(learnt) == 3
+    assert "rows.jsonl:3): an empty response" in said and "not read: images (in 1 rows)" in said
+    assert "1 rows are invalid and are skipped" in said and "rows.jsonl:5: the character" in said

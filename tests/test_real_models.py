@@ -322,7 +322,11 @@ CONVERSATION = [
     Message("user", "So?"),
     Message("assistant", ""),
 ]
-WRITTEN = "{% if … %}{{ '<|im_start|>system\\nYou are Ada.<|im_end|>\\n' }}{% endif %}"  # as others' files have it
+WRITTEN = (
+    "{% if messages[0].role != 'system' %}{{ '<|im_start|>system\\nYou are Ada.<|im_end|>\\n' }}{% endif %}"
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)  # as others' files have it
 
 
 def laid(tok: Tokenizer, messages: list[Message]) -> tuple[str, str]:
@@ -342,8 +346,8 @@ def test_chatml_is_laid_out_when_the_tokenizer_has_its_turns(tok):
     told = [Message("system", "Be brief."), *CONVERSATION]
     assert laid(chatml, told)[0] == f"<|im_start|>system\nBe brief.<|im_end|>\n{turns}"
     ada = Tokenizer(tok.tokens, SPECIAL_FIRST, end="<|im_end|>", chat_template=WRITTEN)
-    assert laid(ada, CONVERSATION)[0] == f"<|im_start|>system\nYou are Ada.<|im_end|>\n{turns}"
-    assert laid(ada, told) == laid(chatml, told)
+    assert laid(ada, CONVERSATION)[0] == f"<|im_start|>system\nYou are Ada.<|im_end|>\n{turns}\n"
+    assert laid(ada, told) == (laid(chatml, told)[0] + "\n", laid(chatml, told)[1])
 
 
 @pytest.mark.claim("S3")
@@ -355,7 +359,7 @@ def test_a_tokenizer_without_turns_has_a_conversation_laid_out_as_plain_text(tok
 
 def test_a_chat_template_that_we_do_not_have_is_refused(tok):
     other = Tokenizer(tok.tokens, [END], chat_template="[INST] {{ messages[0].content }} [/INST]")
-    with pytest.raises(ValueError, match=r"chat template.*INST.* not one that we have: ChatML"):
+    with pytest.raises(ValueError, match=r"chat template.*INST.* no special token after an answer"):
         encode_conversation(other, CONVERSATION)
 
 
@@ -390,6 +394,8 @@ def write_gguf(path: Path, theirs, types: dict[str, str], **changes) -> dict[str
     writer.add_bos_token_id(1)
     if "start" in changes:
         writer.add_add_bos_token(changes["start"])
+    if "eot" in changes:
+        writer.add_eot_token_id(changes["eot"])
     known = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
     for name, tensor in theirs.state_dict().items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
@@ -458,6 +464,15 @@ def test_a_gguf_file_says_whether_a_text_has_a_start_token(tmp_path, wide):
     for start in (True, False):
         write_gguf(tmp_path / "model.gguf", wide(), {}, start=start)
         assert load(tmp_path / "model.gguf")[1].start == ([1] if start else [])
+
+
+def test_a_gguf_file_with_llama_3s_split_begins_texts_unless_it_says_no_and_its_turns_have_an_end(tmp_path, wide):
+    path = tmp_path / "model.gguf"
+    for start, expected in ((None, [1]), (True, [1]), (False, [])):
+        told = {} if start is None else {"start": start}
+        write_gguf(path, wide(), {}, pre="llama-bpe", eot=0, **told)
+        tok = load(path)[1]
+        assert (tok.start, tok.end_ids, tok.names["bos_token"]) == (expected, (2, 0), "<|im_start|>")
 
 
 @pytest.mark.parametrize(

@@ -308,3 +308,47 @@ def test_batches_are_mixed_row_by_row_and_padded_to_one_width(tok):
     )
     assert batch.targets[0, width:].eq(IGNORE).all() and batch.inputs[1].eq(5).all() and batch.targets[1].eq(7).all()
     assert batch.learnt() == alone.learnt() + 30
+
+
+@pytest.mark.parametrize(
+    "row, expected",
+    [
+        ({"prompt": None, "instruction": "Q", "output": "A"}, ["Q", "A"]),
+        ({"messages": None, "prompt": "Q", "response": "A"}, ["Q", "A"]),
+        ({"prompt": "Q", "response": None, "inputs": "Q2", "targets": "A2"}, ["Q2", "A2"]),
+        ({"prompt": "Q", "completion": "A"}, ["Q", "A"]),
+        (
+            {"prompt": [{"role": "user", "content": "Q"}], "completion": [{"role": "assistant", "content": "A"}]},
+            ["Q", "A"],
+        ),
+    ],
+)
+def test_a_row_with_one_whole_pair_is_read_whatever_else_is_null(tmp_path, row, expected):
+    (example,) = read_examples(write(tmp_path / "a.jsonl", json.dumps(row)))
+    assert [message.content for message in example.messages] == expected
+
+
+def test_rows_by_line_in_a_json_file_get_a_hint_and_deep_ones_a_word(tmp_path):
+    with pytest.raises(ValueError, match=r"a\.json:2: not JSON .*one row per line is named \.jsonl"):
+        read_examples(write(tmp_path / "a.json", GOOD, GOOD))
+    for name in ("b.json", "b.jsonl"):
+        with pytest.raises(ValueError, match="nested too deeply"):
+            read_examples(write(tmp_path / name, "[" * 100_000))
+    with pytest.raises(ValueError, match="not a file"):
+        read_examples(tmp_path)
+
+
+def test_columns_that_are_not_read_are_named(tmp_path):
+    turns = [{"role": "user", "content": "Q", "name": "Ada"}, {"role": "assistant", "content": "A"}]
+    row = {"messages": turns, "images": ["a.png"], "tools": [], "id": 7}
+    (example,) = read_examples(write(tmp_path / "a.jsonl", json.dumps(row)))
+    assert example.left_out == ("id", "images", "messages.name")
+
+
+def test_rows_that_do_not_fit_are_named_and_so_are_empty_responses(tok):
+    bad = Example([Message("user", "Q")], "a:4")
+    examples = [example(source="a:1"), example("Why? " * 99, source="a:2"), example(answer=" ", source="a:3"), bad]
+    skipped = []
+    rows = encode_examples(tok, examples, 40, skipped=skipped)
+    assert (rows.left_out, rows.empty, rows.dropped, len(rows.ids)) == (["a:2", "a:4"], ["a:3"], 1, 2)
+    assert skipped == ["a:4: there is no response to learn"]

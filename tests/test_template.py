@@ -158,7 +158,11 @@ def test_in_every_layout_no_text_forges_a_special_token_and_the_prompt_is_a_pref
 
 
 def test_chatml_takes_its_default_system_message_from_the_makers_template_unless_one_is_given():
-    written = "{% if first %}{{ '<|im_start|>system\nBe kind.<|im_end|>\n' }}{% endif %}"
+    written = (
+        "{% if messages[0].role != 'system' %}{{ '<|im_start|>system\nBe kind.<|im_end|>\n' }}{% endif %}"
+        "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
     kind = Tokenizer(BYTES, [END, OPEN, CLOSE], end=CLOSE, chat_template=written)
     begins = lambda system: kind.decode(encode_conversation(kind, conversation([("Q", "A")], system))[0])
     assert begins(None).startswith("<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nQ")
@@ -179,5 +183,5 @@ def test_an_unknown_chat_template_is_refused_and_a_given_one_is_used():
     assert both.decode(encode_conversation(both, conversation([("Q", "A")]))[0]).startswith(PROMPT)
     assert both.decode(encode_conversation(both, conversation([("Q", "A")]), CHATML)[0]).startswith(OPEN)
     odd = Tokenizer(BYTES, [END], chat_template="[INST] {{ text }} [/INST]")
-    with pytest.raises(ValueError, match=r"INST.* is not one that we have: ChatML"):
+    with pytest.raises(ValueError, match=r"chat template.*INST.* leaves out or changes what the user says"):
         encode_conversation(odd, conversation([("Q", "A")]))

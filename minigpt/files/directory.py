@@ -6,7 +6,7 @@ Only safetensors and JSON: opening a file that somebody else made runs none of t
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..model import GPT
@@ -16,6 +16,8 @@ from .huggingface import config_from_disk, config_to_disk, family_of, weights_fr
 from .reading import read_json, read_tensors
 from .tokenizer_json import from_json, to_json
 from .writing import write_json, write_tensors, write_text
+
+ROLES = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
 def save(directory: Path | str, model: GPT, tokenizer: Tokenizer | None) -> None:
@@ -31,14 +33,15 @@ def save(directory: Path | str, model: GPT, tokenizer: Tokenizer | None) -> None
     write_tensors(directory / "model.safetensors", weights)
 
     if tokenizer is not None:
+        names = _special_names(tokenizer)
         ends = {
-            "bos_token_id": tokenizer.start[0] if tokenizer.start else tokenizer.end_id,
-            "eos_token_id": tokenizer.end_id,
-            "pad_token_id": tokenizer.end_id,
+            "bos_token_id": tokenizer.special[names.get("bos_token", tokenizer.end)],
+            "eos_token_id": list(tokenizer.end_ids) if len(tokenizer.end_ids) > 1 else tokenizer.end_id,
+            "pad_token_id": tokenizer.special[names["pad_token"]],
         }
         config |= ends
         write_text(directory / "tokenizer.json", to_json(tokenizer))
-        write_json(directory / "tokenizer_config.json", _tokenizer_config(tokenizer, ends))
+        write_json(directory / "tokenizer_config.json", _tokenizer_config(tokenizer, names))
         write_json(directory / "generation_config.json", {**ends, "max_length": model.context_length})
 
     write_json(directory / "config.json", config)
@@ -67,6 +70,8 @@ def load(path: Path | str, dtype: torch.dtype | None = None) -> tuple[GPT, Token
             model = GPT(config)
         weights = weights_from_disk(stored, model.state_dict(), config, family, dtype)
         model.load_state_dict(weights, assign=True)
+        if tokenizer is not None:
+            model = _match_rows(model, tokenizer)
     except (TypeError, ValueError) as problem:
         raise ValueError(f"{path}: {problem}") from problem
     if config.tie_embeddings:
@@ -74,11 +79,42 @@ def load(path: Path | str, dtype: torch.dtype | None = None) -> tuple[GPT, Token
     return model.eval(), tokenizer
 
 
-def _tokenizer_config(tokenizer: Tokenizer, ends: dict[str, int]) -> dict:
+def _match_rows(model: GPT, tokenizer: Tokenizer) -> GPT:
+    """The model, which never draws an id that is no token. ValueError when it has fewer rows than there are tokens."""
+    rows, ids = model.vocab_size, tokenizer.vocab_size
+    if ids > rows:
+        name = tokenizer.token_bytes(ids - 1).decode(errors="replace")
+        raise ValueError(f"the tokenizer has {ids} ids and the model {rows} embedding rows: {name!r:.40} has none")
+    if ids < rows:
+        model.__class__ = SpareRows
+        model.spare_ids = range(ids, rows)
+    return model
+
+
+class SpareRows(GPT):
+    """A model with more embedding rows than the tokenizer has ids, as many are: their number is rounded up."""
+
+    spare_ids: range
+
+    def prefill(self, prompts: list[list[int]]) -> tuple[Tensor, object]:
+        return self._without_spare(*super().prefill(prompts))
+
+    def step(self, state: object, ids: Tensor) -> tuple[Tensor, object]:
+        return self._without_spare(*super().step(state, ids))
+
+    def _without_spare(self, logits: Tensor, state: object) -> tuple[Tensor, object]:
+        return logits.index_fill(-1, torch.tensor(self.spare_ids, device=logits.device), -torch.inf), state
+
+
+def _special_names(tokenizer: Tokenizer) -> dict[str, str]:
+    """The tokens that pad, begin and end a text, and others, as tokenizer_config.json calls them."""
+    begin = {"bos_token": tokenizer.special_names[tokenizer.start[0]]} if tokenizer.start else {}
+    return {"pad_token": tokenizer.end} | begin | tokenizer.names | {"eos_token": tokenizer.end}
+
+
+def _tokenizer_config(tokenizer: Tokenizer, names: dict[str, str]) -> dict:
     """The content of tokenizer_config.json: the special tokens by their text, and the chat template if there is one."""
-    content = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-    for key, token_id in ends.items():
-        content[key.removesuffix("_id")] = tokenizer.token_bytes(token_id).decode()
+    content = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **names}
     if tokenizer.chat_template:
         content["chat_template"] = tokenizer.chat_template
     return content
@@ -110,18 +146,40 @@ def _read_tokenizer(directory: Path) -> Tokenizer | None:
     settings = directory / "tokenizer_config.json"
     settings = read_json(settings) if settings.exists() else {}
 
-    # the token that ends a text: its name, or an object that holds the name
-    end = settings.get("eos_token") or END
-    if not isinstance(end, str):
-        end = end["content"]
-
-    # the chat template: a file of its own, or a setting
+    # the chat template: a file of its own, or a setting, which may list several by name
     template = directory / "chat_template.jinja"
     template = template.read_text(encoding="utf-8") if template.exists() else settings.get("chat_template")
-    if not isinstance(template, str):
-        template = None
+    if isinstance(template, list):
+        template = {each["name"]: each["template"] for each in template}
+        if "default" not in template:
+            raise ValueError(f"chat_template has the names {sorted(template)}; only one called 'default' is used")
+        template = template["default"]
+    if not isinstance(template, str | None):
+        raise ValueError(f"chat_template is {template!r:.80}; it must be text, or a list of named texts")
 
-    return from_json((directory / "tokenizer.json").read_text(encoding="utf-8"), end, template)
+    # special tokens by their names, or objects that hold the name; every file's ids of those that end an answer
+    found = {role: settings[role] for role in ROLES if settings.get(role)}
+    names = {role: name if isinstance(name, str) else name["content"] for role, name in found.items()}
+    ends = []
+    for file in ("generation_config.json", "config.json"):
+        told = read_json(directory / file).get("eos_token_id") if (directory / file).exists() else None
+        ends += told if isinstance(told, list) else [] if told is None else [told]
+    for token_id in ends:
+        if type(token_id) is not int or token_id < 0:
+            raise ValueError(f"eos_token_id is {token_id!r:.40}; it must be a token's id, or a list of them")
+
+    content = (directory / "tokenizer.json").read_text(encoding="utf-8")
+    end = names.pop("eos_token", None)
+    tokenizer = from_json(content, end or END, template, end_ids=ends, names=names)
+    for token_id in ends:
+        if token_id >= tokenizer.vocab_size:
+            raise ValueError(f"eos_token_id is {token_id}; the tokenizer's ids are 0 to {tokenizer.vocab_size - 1}")
+    for role, name in names.items():
+        if name not in tokenizer.special and role != "unk_token":
+            raise ValueError(f"{role} is {name!r:.40}; the tokenizer has no such special token")
+    if end is None and ends and ends[0] in tokenizer.special_names:  # only the ids are told
+        return from_json(content, tokenizer.special_names[ends[0]], template, end_ids=ends, names=names)
+    return tokenizer
 
 
 class _NoDraws(TorchFunctionMode):

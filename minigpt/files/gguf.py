@@ -103,15 +103,21 @@ def _tokenizer(fields: dict) -> Tokenizer:
 
     names = fields["tokenizer.ggml.tokens"]
     types = fields["tokenizer.ggml.token_type"]
-    start = fields.get("tokenizer.ggml.bos_token_id")
+    ids = {role: fields.get(f"tokenizer.ggml.{role}_token_id") for role in ("bos", "padding", "eot", "eom")}
+    roles = {"bos_token": ids["bos"], "pad_token": ids["padding"]}
+    begins = fields.get("tokenizer.ggml.add_bos_token", split == "llama-bpe")  # llama.cpp's default, by the split
+    if begins and ids["bos"] is None:
+        raise ValueError("the key 'tokenizer.ggml.bos_token_id' is missing, and texts begin with it")
     return from_vocabulary(
         {name: i for i, (name, type_) in enumerate(zip(names, types)) if type_ == ORDINARY},
         [pair.split(" ") for pair in fields["tokenizer.ggml.merges"]],
         {name: i for i, (name, type_) in enumerate(zip(names, types)) if type_ != ORDINARY},
         split=SPLITS[split],
         end=names[fields["tokenizer.ggml.eos_token_id"]],
-        start=[start] if fields.get("tokenizer.ggml.add_bos_token") else [],
+        start=[ids["bos"]] if begins else [],
+        end_ids=[ids[role] for role in ("eot", "eom") if ids[role] is not None],
         chat_template=fields.get("tokenizer.chat_template"),
+        names={role: names[i] for role, i in roles.items() if i is not None and types[i] != ORDINARY},
     )
 
 

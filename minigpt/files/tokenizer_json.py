@@ -62,8 +62,11 @@ def _start_to_json(tok: Tokenizer) -> dict | None:
     return dict(type="TemplateProcessing", single=single, pair=pair, special_tokens=known)
 
 
-def from_json(content: str, end: str = END, chat_template: str | None = None) -> Tokenizer:
-    """Read a tokenizer.json, ours or another's. ValueError when it is not a byte-level BPE of a supported kind."""
+def from_json(content: str, end: str = END, chat_template: str | None = None, **other) -> Tokenizer:
+    """Read a tokenizer.json, ours or another's. ValueError when it is not a byte-level BPE of a supported kind.
+
+    What other files say of it: end, the token that ends a text; the chat template; other arguments of Tokenizer.
+    """
     try:
         parsed = json.loads(content)
         model = parsed["model"]
@@ -80,6 +83,7 @@ def from_json(content: str, end: str = END, chat_template: str | None = None) ->
             end=end,
             start=None if PROMPT in special else [special[name] for name in _start_from_json(parsed)],
             chat_template=chat_template,
+            **other,
         )
     except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as problem:
         raise ValueError(f"not a tokenizer.json of a byte-level BPE: {problem!r}") from problem

@@ -12,6 +12,7 @@ from scripts.support.measuring.distribution import entropy, kept
 from scripts.support.measuring.repetition import distinct2, repetition
 from scripts.support.strategies import NEW_TOKENS, STRATEGIES, TASKS
 from scripts.support.terminal import table
+from sft import end_ids
 
 TOP_K = STRATEGIES["top_k"].arguments["top_k"]
 TOP_P = STRATEGIES["top_p"].arguments["top_p"]
@@ -23,7 +24,7 @@ def trace(model, tok, prompt: str, *, look_at: str, seed: int = 0, runs: int = 2
     prompt is continued by every algorithm; the distributions and the beam tree are those after look_at.
     """
     ids = as_text(tok, prompt)
-    endless = Endless(model, [*tok.special.values()])
+    endless = Endless(model, [*tok.special.values(), *end_ids(tok)])
 
     # prompts of growing length: the last three beginnings of look_at, and what the model says next
     words = look_at.split(" ")

@@ -1,6 +1,8 @@
 """Fine-tuning on one's own demonstrations, step by step: hold out, look, train, look again (S3 to S6)."""
 
 import random
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,16 +15,41 @@ from scripts.support.models import model_directory
 from scripts.support.run_directory import write_json
 from scripts.support.stop_and_resume import LossLog
 from scripts.support.terminal import show_progress, show_reading, table
-from sft import Example, Message, collate, encode_conversation, epoch_picks, fine_tune, padding
+from sft import Example, Message, collate, encode_conversation, encode_examples, epoch_picks, fine_tune, padding
 from sft.data import Rows
 
 
 def hold_out(examples: list[Example], seed: int) -> tuple[list[Example], list[Example]]:
-    """Shuffle the examples and cut off a tenth: (to learn from, held out). A single example is in both."""
+    """Shuffle the examples and cut off a tenth: (to learn from, held out). Of a single example nothing is held out."""
     shuffled = list(examples)
     random.Random(seed).shuffle(shuffled)
-    held_out = shuffled[: max(1, len(shuffled) // 10)]
-    return shuffled[len(held_out) :] or shuffled, held_out
+    count = max(1, len(shuffled) // 10) if len(shuffled) > 1 else 0
+    return shuffled[count:], shuffled[:count]
+
+
+def fitting(tok, examples: list[Example], context_length: int, skipped: list[str] | None) -> list[Example]:
+    """The examples that can be learnt from or held out; print which ones don't fit, and what is odd about others."""
+    rows = encode_examples(tok, examples, context_length, skipped=skipped)
+    bad = {problem.partition(": ")[0] for problem in skipped or []}
+    too_long = [source for source in rows.left_out if source not in bad]
+    if too_long:
+        print(f"  {named(too_long)}: no response begins within {context_length} tokens; left out")
+    if rows.empty:
+        print(f"  {named(rows.empty)}: an empty response, which teaches to say nothing")
+    columns = Counter(column for example in examples for column in example.left_out)
+    if columns:
+        print(f"  not read: {', '.join(f'{column} (in {count:,} rows)' for column, count in columns.most_common(9))}")
+    return [example for example in examples if example.source not in {*rows.left_out}]
+
+
+def named(sources: Sequence[str], most: int = 5) -> str:
+    """Count sources, and name the first ones.
+
+    >>> named(["a.jsonl:1", "a.jsonl:7", "a.jsonl:9"], most=2)
+    '3 rows (a.jsonl:1, a.jsonl:7, …)'
+    """
+    more = ", …" if len(sources) > most else ""
+    return f"{len(sources):,} row{'s' if len(sources) > 1 else ''} ({', '.join(sources[:most])}{more})"
 
 
 def base_text(base: str, tok, patterns: list[str], directory: Path) -> list:
@@ -114,7 +141,7 @@ class Look(NamedTuple):
 def look(
     model,
     tok,
-    rows: Rows,
+    rows: Rows | None,
     asked: list[Question],
     text: list,
     *,
@@ -122,10 +149,12 @@ def look(
     max_new_tokens: int,
     precision: str,
 ) -> Look:
-    """Measure a model on held-out rows, on questions, and on the base model's text if there is any."""
+    """Measure a model on held-out rows, on questions, and on the base model's text, where there are any."""
     # the loss on held-out responses
-    validation = (collate(rows, pick) for pick in epoch_picks(rows, batch_size, seed=0, epoch=0))
-    figures = {"val_loss": evaluate(model, validation, precision)}
+    figures = {}
+    if rows:
+        validation = (collate(rows, pick) for pick in epoch_picks(rows, batch_size, seed=0, epoch=0))
+        figures["val_loss"] = evaluate(model, validation, precision)
 
     # its answers
     prompts = [encode_conversation(tok, messages)[0] for messages, _ in asked]
@@ -159,7 +188,10 @@ def show_before_and_after(asked: list[Question], before: Look, after: Look) -> N
         "tokens": "tokens per answer",
         "text_loss": "loss on the base model's text",
     }
-    table(["", "before", "after"], [[names[key], before.figures[key], after.figures[key]] for key in before.figures])
+    if before.figures:
+        table(
+            ["", "before", "after"], [[names[key], before.figures[key], after.figures[key]] for key in before.figures]
+        )
     for (messages, meant), old, new in list(zip(asked, before.texts, after.texts))[:3]:
         print()
         for label, line in [("", messages[-1].content), ("before: ", old), ("after:  ", new), ("meant:  ", meant)]:

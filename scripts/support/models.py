@@ -6,6 +6,7 @@ from pathlib import Path
 from minigpt import Tokenizer, load
 from minigpt.files.tokenizer_json import from_json
 from scripts import pretrain, toyworld
+from sft.template import PLAIN, template_of
 
 SMOLLM = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -20,6 +21,13 @@ def open_model(name: str) -> tuple:
     if tok is None:
         raise FileNotFoundError(f"{directory}: tokenizer.json is missing")
     return model, tok
+
+
+def warn_of_forged_turns(tok: Tokenizer) -> None:
+    """Say so where the layout is plain text: nothing but the words tells a question from a turn."""
+    if not tok.chat_template and template_of(tok).question == PLAIN.question:
+        turn = PLAIN.answer.strip()
+        print(f"  this tokenizer has no tokens for turns: a question that holds “{turn}” can forge an answer")
 
 
 def model_directory(name: str) -> Path:

@@ -11,7 +11,7 @@ from scripts.support.knobs import KNOBS, read_knob, shown
 from scripts.support.measuring.answers import as_text, text_of
 from scripts.support.models import open_model
 from scripts.support.terminal import note, terminal_width
-from sft import Message, encode_conversation
+from sft import Message, encode_conversation, end_ids
 
 GREEDY = ", without effect while temperature is 0, which draws nothing"
 COMMANDS = {
@@ -60,7 +60,7 @@ class Talk:
         ids = []
 
         def noted() -> Iterator[int]:
-            for id in stream(self.model, prompt, eos_id=self.tok.end_id, **self.knobs):
+            for id in stream(self.model, prompt, eos_id=end_ids(self.tok), **self.knobs):
                 ids.append(id)
                 yield id
 
@@ -140,8 +140,8 @@ class Talk:
         if self.opened_base is None:
             self.opened_base = open_model(self.base)
         base, base_tok = self.opened_base
-        [continued] = generate(base, [as_text(base_tok, question)], eos_id=base_tok.end_id, **self.knobs)
-        [answered] = generate(self.model, [self.lay_out(question, [])[0]], eos_id=self.tok.end_id, **self.knobs)
+        [continued] = generate(base, [as_text(base_tok, question)], eos_id=end_ids(base_tok), **self.knobs)
+        [answered] = generate(self.model, [self.lay_out(question, [])[0]], eos_id=end_ids(self.tok), **self.knobs)
 
         width = max(20, (terminal_width() - 4) // 2)
         left = [f"{self.base} continues:", *wrapped(text_of(base_tok, continued), width)]

@@ -12,6 +12,7 @@ from ..template import ROLES, Message, split_system
 # The keys of a prompt, of what may follow it after an empty line, and of the response.
 PAIRS = [
     ("prompt", None, "response"),
+    ("prompt", None, "completion"),  # TRL
     ("instruction", "input", "output"),  # Alpaca; MathInstruct, without an input
     ("inputs", None, "targets"),  # FLAN
 ]
@@ -24,6 +25,8 @@ def read_examples(path: Path | str, skipped: list[str] | None = None) -> list[Ex
     `skipped`, such problems are added to it instead and the other rows are read. ValueError when no row is left.
     """
     path = Path(path)
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path}: not a file")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as problem:
@@ -37,11 +40,12 @@ def read_examples(path: Path | str, skipped: list[str] | None = None) -> list[Ex
             continue
         source = f"{path}:{line}"
         try:
-            messages = messages_of(_parse(row))
+            parsed = _parse(row)
+            messages = messages_of(parsed)
             _, dialogue = split_system(messages)
             if len(dialogue) < 2:
                 raise ValueError("there is no response to learn")
-            examples.append(Example(messages, source))
+            examples.append(Example(messages, source, unused_columns(parsed)))
         except ValueError as problem:
             if skipped is None:
                 raise ValueError(f"{source}: {problem}") from problem
@@ -61,24 +65,49 @@ def messages_of(row: object) -> list[Message]:
     if not isinstance(row, dict):
         raise ValueError(f"a row must be an object with keys, not {row!r:.60}")
 
-    # a conversation with roles
-    if "messages" in row:
-        return [Message(_text(item, "role", ROLES), _text(item, "content")) for item in _list(row, "messages")]
+    # a conversation with roles; TRL has it in two parts
+    match row:
+        case {"messages": messages} if messages is not None or not any(map(_complete(row), PAIRS)):
+            return [_message(item) for item in _list(row, "messages")]
+        case {"prompt": list(), "completion": list()}:
+            return [_message(item) for key in ("prompt", "completion") for item in _list(row, key)]
 
     # self-instruct's seed tasks: an instruction with worked instances, of which we take the first
     if "instances" in row:
         first = _list(row, "instances")[0]
         row = {"instruction": row.get("instruction"), **(first if isinstance(first, dict) else {})}
 
-    # one prompt and one response
-    for prompt, context, response in PAIRS:
-        if prompt in row:
-            question = _text(row, prompt)
-            if context and row.get(context):
-                question += "\n\n" + _text(row, context)
-            return [Message("user", question), Message("assistant", _text(row, response))]
-    prompts = ", ".join(repr(prompt) for prompt, _, _ in PAIRS)
-    raise ValueError(f"none of the keys 'messages', {prompts} is there, only {sorted(row)}")
+    # one prompt and one response; if there are several such pairs, the first whose texts are all there
+    pairs = [pair for pair in PAIRS if pair[0] in row]
+    for prompt, context, response in sorted(pairs, key=lambda pair: not _complete(row)(pair)):
+        question = _text(row, prompt)
+        if context and row.get(context):
+            question += "\n\n" + _text(row, context)
+        return [Message("user", question), Message("assistant", _text(row, response))]
+    prompts = ", ".join(dict.fromkeys(repr(prompt) for prompt, _, _ in PAIRS))
+    raise ValueError(f"none of the keys 'messages', {prompts} is there, only {sorted(row)!s:.200}")
+
+
+def unused_columns(row: dict) -> tuple[str, ...]:
+    """The keys of a row, and of its messages, that hold something and are not read.
+
+    >>> unused_columns({"messages": [{"role": "user", "content": "Q", "name": "Ada"}], "tools": [1], "images": []})
+    ('messages.name', 'tools')
+    """
+    read = {"messages", "instances", *(key for pair in PAIRS for key in pair)}
+    items = [item for key in ("messages", "prompt", "completion") for item in row.get(key) or [] if type(item) is dict]
+    inner = {f"messages.{key}" for item in items for key, value in item.items() if value}
+    outer = {key for key, value in row.items() if value}
+    return tuple(sorted((inner - {"messages.role", "messages.content"}) | (outer - read)))
+
+
+def _complete(row: dict):
+    """Tells of a pair of keys whether the row has texts for both."""
+    return lambda pair: all(row.get(key) is not None for key in (pair[0], pair[2]))
+
+
+def _message(item: object) -> Message:
+    return Message(_text(item, "role", ROLES), _text(item, "content"))
 
 
 def _json_rows(text: str, path: Path) -> Iterator[tuple[int, str]]:
@@ -86,7 +115,11 @@ def _json_rows(text: str, path: Path) -> Iterator[tuple[int, str]]:
     try:
         rows = json.loads(text)
     except json.JSONDecodeError as problem:
-        raise ValueError(f"{path}:{problem.lineno}: not JSON ({problem.msg} at column {problem.colno})") from problem
+        hint = "; a file with one row per line is named .jsonl" if problem.msg == "Extra data" else ""
+        where = f"{problem.msg} at column {problem.colno}"
+        raise ValueError(f"{path}:{problem.lineno}: not JSON ({where}{hint})") from problem
+    except RecursionError as problem:
+        raise ValueError(f"{path}: nested too deeply") from problem
     if not isinstance(rows, list):
         raise ValueError(f"{path}:1: must be a list of rows, or a .jsonl file with one row per line")
 
@@ -106,6 +139,8 @@ def _parse(row: str) -> object:
         return json.loads(row)
     except json.JSONDecodeError as problem:
         raise ValueError(f"not JSON ({problem.msg} at column {problem.colno})") from problem
+    except RecursionError as problem:
+        raise ValueError("nested too deeply") from problem
 
 
 def _text(row: object, key: str, choices: tuple[str, ...] = ()) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from decoding import Generation, generate
-from sft import Message, encode_conversation
+from sft import Message, encode_conversation, end_ids
 
 CHUNK = 160  # prompts decoded side by side
 
@@ -36,7 +36,7 @@ def base_answers(model, tok, questions: list[dict], demonstrations: list[dict]) 
         said = continuations(model, tok, prompts, 16)
         return share(text.strip().startswith(q["answer"]) for text, q in zip(said, questions))
 
-    long = continuations(model, tok, raw, 40, banned_ids=[tok.end_id])
+    long = continuations(model, tok, raw, 40, banned_ids=end_ids(tok))
     return {
         "base_exact": exact(in_layout),
         "base_exact_raw": exact(raw),
@@ -76,7 +76,7 @@ def decode_greedily(
             model,
             prompts[i : i + CHUNK],
             max_new_tokens=max_new_tokens,
-            eos_id=tok.end_id,
+            eos_id=end_ids(tok),
             temperature=0,
             banned_ids=banned_ids,
         )
@@ -84,8 +84,9 @@ def decode_greedily(
 
 
 def text_of(tok, said: Generation) -> str:
-    """The text of a generation, without its end token."""
-    return tok.decode(id for id in said.ids if id != tok.end_id)
+    """The text of a generation, without the token that ended it."""
+    ends = end_ids(tok)
+    return tok.decode(id for id in said.ids if id not in ends)
 
 
 def as_text(tok, text: str) -> list[int]:
