@@ -200,7 +200,7 @@ def distribution(tok, stages: list[tuple[str, Tensor]], ids: list[int], u: float
             {
                 "name": name,
                 "kept": kept(left),
-                "entropy": 0.0 if left.max() == filters.OUT else entropy(left.double()),
+                "entropy": 0.0 if left.max() == filters.OUT else entropy(left),
                 "others": (left.isfinite() & others).sum().item(),
                 "others_p": p[others].sum().item(),
             }
