@@ -142,3 +142,14 @@ def test_a_layout_that_words_can_forge_is_said(monkeypatch, capsys, tmp_path, mo
     flags = ["--data", tmp_path / "data.jsonl", "--base", tmp_path, "--out", tmp_path / "out", "--steps", 1]
     assert call(monkeypatch, module, *(["--model", tmp_path] if module is chat else flags)) == 0
     assert "a question that holds “### Response:” can forge an answer" in capsys.readouterr().out
+
+
+def test_generating_stops_at_every_end_too(monkeypatch, capsys, tmp_path):
+    tok = KINDS["Llama 3"]()
+    model = tiny(torch.float32, vocab_size=tok.vocab_size, context_length=99)
+    save(tmp_path, model, tok)
+    [said] = generate(model, [[256, *tok.encode("Ada")]], max_new_tokens=1, temperature=0)
+    tok.end_ids = (tok.end_id, *said.ids)  # the first token that it would write ends a text, too
+    save(tmp_path, model, tok)
+    assert call(monkeypatch, generating, "--prompt", "Ada", "--model", tmp_path, "--strategy", "greedy") == 0
+    assert "1 tokens, stopped by eos" in capsys.readouterr().out

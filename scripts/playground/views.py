@@ -29,7 +29,7 @@ from scripts.support.measuring.answers import as_question, as_text
 from scripts.support.measuring.distribution import entropy, kept
 from scripts.support.measuring.repetition import repetition as repeated
 from scripts.support.strategies import STRATEGIES, TASKS
-from sft import Message, encode_conversation, fine_tune
+from sft import Message, encode_conversation, end_ids, fine_tune
 from sft.data import Rows, collate
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -96,7 +96,7 @@ def settings_of(tok, body: dict) -> Settings:
     given = DEFAULTS | {name: value for name, value in knobs.items() if value is not None}
     expect(given["max_new_tokens"] <= NEW_TOKENS, "max_new_tokens", given["max_new_tokens"], f"at most {NEW_TOKENS}")
     banned = [*tok.special.values()] if body.get("endless") else []
-    return Settings(**given, eos_id=tok.end_id, banned_ids=banned)
+    return Settings(**given, eos_id=end_ids(tok), banned_ids=banned)
 
 
 def text_of(body: dict, key: str) -> str:
@@ -245,8 +245,8 @@ def beam(session: Session, body: dict) -> Iterator[dict]:
     width, steps = whole(body, "width", 3, 1, WIDTH), whole(body, "steps", 5, 1, BEAM_STEPS)
     penalty = body.get("length_penalty", 0.0)
     expect(isinstance(penalty, float | int), "length_penalty", penalty, "a number")
-    settings = Settings(steps, eos_id=tok.end_id)
-    greedy = Settings(steps, eos_id=tok.end_id, temperature=0)
+    settings = Settings(steps, eos_id=end_ids(tok))
+    greedy = Settings(steps, eos_id=end_ids(tok), temperature=0)
     path = tuple(step.id for step in generate_steps(asked.model, ids, greedy))
     totals = {(): 0.0}
 
@@ -285,7 +285,7 @@ def run(session: Session, body: dict) -> Iterator[dict]:
     if name is not None:
         expect(isinstance(name, str) and name in STRATEGIES, "strategy", name, ", ".join(STRATEGIES))
         arguments = STRATEGIES[name].arguments
-        settings = Settings(length, eos_id=tok.end_id, **{key: arguments[key] for key in arguments if key != "width"})
+        settings = Settings(length, eos_id=end_ids(tok), **{key: arguments[key] for key in arguments if key != "width"})
 
     new, logprob, stop = [], 0.0, None
     if "width" in arguments:
@@ -314,7 +314,8 @@ def run(session: Session, body: dict) -> Iterator[dict]:
 
 def said(tok, ids) -> str:
     """The text of new tokens, without the end token: why it ended is said beside it."""
-    return tok.decode(id for id in ids if id != tok.end_id)
+    ends = end_ids(tok)
+    return tok.decode(id for id in ids if id not in ends)
 
 
 @torch.inference_mode()
