@@ -70,8 +70,11 @@ def load_checkpoint(
     if any("query_key_value" in name for name in weights):
         raise ValueError(f"{path}: {EARLIER}")
     if settings is not None:
-        now = json.loads(json.dumps(settings))  # as JSON has it: a tuple is a list
-        _compare_settings(path, now, content["settings"])
+        now, was = json.loads(json.dumps(settings)), content["settings"]  # as JSON has it: a tuple is a list
+        different = [name for name in now | was if now.get(name) != was.get(name)]
+        if different:
+            values = "; ".join(f"{name}={now.get(name)!r}, it was {was.get(name)!r}" for name in different)
+            raise ValueError(f"{path}: saved by another run than the one to resume: {values}")
     parameters = dict(model.named_parameters())
     if {name: p.shape for name, p in weights.items()} != {name: p.shape for name, p in parameters.items()}:
         raise ValueError(f"{path}: the tensors are those of another model than the one to resume")
@@ -117,10 +120,3 @@ def _check_whole(checkpoint: Path) -> None:
     for name in FILES:
         if file_hash(checkpoint / name) != hashes.get(name):
             raise ValueError(f"{checkpoint / name}: damaged: its hash is not the one in sha256.json")
-
-
-def _compare_settings(checkpoint: Path, now: dict, was: dict) -> None:
-    different = [name for name in now | was if now.get(name) != was.get(name)]
-    if different:
-        values = "; ".join(f"{name}={now.get(name)!r}, it was {was.get(name)!r}" for name in different)
-        raise ValueError(f"{checkpoint}: saved by another run than the one to resume: {values}")

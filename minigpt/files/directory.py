@@ -3,17 +3,19 @@
 Only safetensors and JSON: opening a file that somebody else made runs none of their code.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from ..config import GPTConfig
 from ..model import GPT
 from ..tokenizer import END, Tokenizer
 from . import gguf
 from .huggingface import config_from_disk, config_to_disk, family_of, weights_from_disk, weights_to_disk
-from .reading import read_json, read_tensors
+from .reading import errors_of, read_json, read_tensors, read_text, regular_file
 from .tokenizer_json import from_json, to_json
 from .writing import write_json, write_tensors, write_text
 
@@ -41,7 +43,9 @@ def save(directory: Path | str, model: GPT, tokenizer: Tokenizer | None) -> None
         }
         config |= ends
         write_text(directory / "tokenizer.json", to_json(tokenizer))
-        write_json(directory / "tokenizer_config.json", _tokenizer_config(tokenizer, names))
+        template = {"chat_template": tokenizer.chat_template} if tokenizer.chat_template else {}
+        settings = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+        write_json(directory / "tokenizer_config.json", settings | names | template)
         write_json(directory / "generation_config.json", {**ends, "max_length": model.context_length})
 
     write_json(directory / "config.json", config)
@@ -56,24 +60,20 @@ def load(path: Path | str, dtype: torch.dtype | None = None) -> tuple[GPT, Token
     names the file.
     """
     path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such model")
-    try:
-        if path.is_file():
-            config, stored, tokenizer = gguf.read(path)
-            family = gguf.LLAMA
-        else:
+    with errors_of(path):
+        if path.is_dir():
             config, stored, tokenizer = _read_directory(path)
             family = family_of(config)
+        else:
+            config, stored, tokenizer = gguf.read(regular_file(path))
+            family = gguf.LLAMA
 
+        weights = weights_from_disk(stored, _parameters(config), config, family, dtype)
         with torch.device("meta"), _NoDraws():  # shapes without memory: the file's weights come in their place
             model = GPT(config)
-        weights = weights_from_disk(stored, model.state_dict(), config, family, dtype)
         model.load_state_dict(weights, assign=True)
         if tokenizer is not None:
             model = _match_rows(model, tokenizer)
-    except (TypeError, ValueError) as problem:
-        raise ValueError(f"{path}: {problem}") from problem
     if config.tie_embeddings:
         model.head.weight = model.token_embedding.weight
     return model.eval(), tokenizer
@@ -112,30 +112,25 @@ def _special_names(tokenizer: Tokenizer) -> dict[str, str]:
     return {"pad_token": tokenizer.end} | begin | tokenizer.names | {"eos_token": tokenizer.end}
 
 
-def _tokenizer_config(tokenizer: Tokenizer, names: dict[str, str]) -> dict:
-    """The content of tokenizer_config.json: the special tokens by their text, and the chat template if there is one."""
-    content = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **names}
-    if tokenizer.chat_template:
-        content["chat_template"] = tokenizer.chat_template
-    return content
-
-
 def _read_directory(directory: Path) -> tuple:
     """The config, the tensors by name, and the tokenizer or None."""
-    if not (directory / "config.json").exists():
-        raise FileNotFoundError(f"{directory}: no model here, config.json is missing")
     config = config_from_disk(read_json(directory / "config.json"))
 
     # the weights, in one file or in parts
     whole = directory / "model.safetensors"
     index = directory / "model.safetensors.index.json"
-    if whole.exists():
-        parts = [whole]
-    elif index.exists():
-        parts = sorted({directory / name for name in read_json(index)["weight_map"].values()})
-    else:
-        raise FileNotFoundError(f"{directory}: no model here, {whole.name} is missing")
-    stored = {name: tensor for part in parts for name, tensor in read_tensors(part).items()}
+    parts = [whole]
+    if index.exists() and not whole.exists():
+        names = read_json(index).get("weight_map")
+        if not isinstance(names, dict) or not all(isinstance(n, str) and Path(n).name == n for n in names.values()):
+            raise ValueError(f"{index}: weight_map must give, for each tensor, a file in this directory")
+        parts = sorted({directory / name for name in names.values()})
+    stored = {}
+    for part in parts:
+        tensors = read_tensors(part)
+        for name in stored.keys() & tensors.keys():
+            raise ValueError(f"{part}: the tensor {name} is in another part, too")
+        stored |= tensors
 
     return config, stored, _read_tokenizer(directory)
 
@@ -148,7 +143,7 @@ def _read_tokenizer(directory: Path) -> Tokenizer | None:
 
     # the chat template: a file of its own, or a setting, which may list several by name
     template = directory / "chat_template.jinja"
-    template = template.read_text(encoding="utf-8") if template.exists() else settings.get("chat_template")
+    template = read_text(template) if template.exists() else settings.get("chat_template")
     if isinstance(template, list):
         template = {each["name"]: each["template"] for each in template}
         if "default" not in template:
@@ -168,7 +163,7 @@ def _read_tokenizer(directory: Path) -> Tokenizer | None:
         if type(token_id) is not int or token_id < 0:
             raise ValueError(f"eos_token_id is {token_id!r:.40}; it must be a token's id, or a list of them")
 
-    content = (directory / "tokenizer.json").read_text(encoding="utf-8")
+    content = read_text(directory / "tokenizer.json")
     end = names.pop("eos_token", None)
     tokenizer = from_json(content, end or END, template, end_ids=ends, names=names)
     for token_id in ends:
@@ -180,6 +175,14 @@ def _read_tokenizer(directory: Path) -> Tokenizer | None:
     if end is None and ends and ends[0] in tokenizer.special_names:  # only the ids are told
         return from_json(content, tokenizer.special_names[ends[0]], template, end_ids=ends, names=names)
     return tokenizer
+
+
+def _parameters(config: GPTConfig) -> dict[str, Tensor]:
+    """Shapes of all parameters, by name. One block stands for all, for a file may lie about how many there are."""
+    with torch.device("meta"), _NoDraws():
+        one = GPT(replace(config, n_layers=1)).state_dict()
+    layers = {name: range(config.n_layers if name.startswith("blocks.0.") else 1) for name in one}
+    return {name.replace("blocks.0.", f"blocks.{i}."): one[name] for name in one for i in layers[name]}
 
 
 class _NoDraws(TorchFunctionMode):

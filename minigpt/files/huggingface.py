@@ -66,24 +66,22 @@ GPT2 = Family(
     fixed={"architectures": ["GPT2LMHeadModel"], "activation_function": "gelu_new", "attn_pdrop": 0.0},
     defaults={"n_inner": None, "tie_word_embeddings": True},
 )  # fmt: skip
-OURS = Family(  # any other mix of switches
-    name="minigpt",
-    switches={},
-    keys={name: name for name in GPTConfig.__dataclass_fields__},
-    modules={},
-    fixed={"note": "minigpt.load opens this model; transformers has no architecture of these switches"},
-)
+NOTE = "minigpt.load opens this model; transformers has no architecture of these switches"
+OURS = Family("minigpt", {}, {name: name for name in GPTConfig.__dataclass_fields__}, {}, fixed={"note": NOTE})
 FAMILIES = {family.name: family for family in (LLAMA, GPT2, OURS)}
 
 # Settings that would change the computation; a file that leaves one out, or holds null, means this value.
 SUPPORTED = {
-    "hidden_act": "silu",
-    "activation_function": "gelu_new",
-    "scale_attn_weights": True,
-    "scale_attn_by_inverse_layer_idx": False,
-    "add_cross_attention": False,
-    "quantization_config": None,
-}
+    "hidden_act": "silu", "activation_function": "gelu_new", "scale_attn_weights": True, "quantization_config": None,
+    "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False, "partial_rotary_factor": 1.0,
+}  # fmt: skip
+# What a number in a file may be: its type, the least and the greatest value.
+SIZE, COUNT, RATE, FLAG = (int, 1, 2**24), (int, 1, 2**14), (float, 0, 1), (bool, False, True)
+RANGES = {
+    "vocab_size": SIZE, "context_length": SIZE, "d_model": SIZE, "d_ff": SIZE,
+    "n_layers": COUNT, "n_heads": COUNT, "n_kv_heads": COUNT,
+    "norm_eps": RATE, "dropout": RATE, "rope_theta": (float, 1, 1e12), "bias": FLAG, "tie_embeddings": FLAG,
+}  # fmt: skip
 # Not weights: older files also hold the causal mask and the rotary frequencies.
 BUFFERS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
 EARLIER = "saved by an earlier version, which kept query, key and value in one matrix: train the model again"
@@ -123,34 +121,59 @@ def config_to_disk(config: GPTConfig, dtype: str) -> dict:
 def config_from_disk(content: dict) -> GPTConfig:
     """The model's shape from config.json. ValueError that names an unsupported setting or a missing key."""
     kind = content.get("model_type")
-    if kind not in FAMILIES:
-        raise ValueError(f"config.json: model_type {kind!r} is not supported, only {', '.join(FAMILIES)}")
+    if not isinstance(kind, str) or kind not in FAMILIES:
+        raise ValueError(f"config.json: model_type {kind!r:.40} is not supported, only {', '.join(FAMILIES)}")
     if kind == "minigpt" and "kernels" in content:
         raise ValueError(f"config.json: {EARLIER}")
 
-    # the numbers; the base of rotary angles may stand in a place of its own
-    rope = content.get("rope_parameters") or content.get("rope_scaling") or {}
+    # the numbers; those of rotary angles may stand in three places
+    rope = _rotary(content)
     base = {"rope_theta": rope["rope_theta"]} if "rope_theta" in rope else {}
-    config = shape_from_disk(FAMILIES[kind], base | content, f"config.json of a {kind} model")
+    config = shape_from_disk(FAMILIES[kind], content | base, f"config.json of a {kind} model")
 
     # what we can't compute otherwise
-    required = dict(SUPPORTED)
+    said, required = {"mlp_bias": False} | content, dict(SUPPORTED)
     if kind == "llama":
-        required |= {"rope_type": "default", "mlp_bias": config.bias, "head_dim": config.d_head}
-    said = {"mlp_bias": False, "rope_type": rope.get("rope_type", rope.get("type"))} | content
+        said |= rope
+        required |= {"mlp_bias": config.bias, "head_dim": config.d_head, "rope_type": "default"}
+        required |= dict.fromkeys(rope.keys() - {"rope_type", "rope_theta"})
     for key, value in required.items():
         if said.get(key) not in (None, value):
-            raise ValueError(f"config.json: {key} is {said[key]!r}; only {value!r} is supported")
+            raise ValueError(f"config.json: {key} is {said[key]!r:.80}; only {value!r} is supported")
     return config
 
 
+def _rotary(content: dict) -> dict:
+    """What a config says of rotary angles. ValueError when two places disagree."""
+    found = {}
+    for place in (
+        {"rope_theta": content.get("rope_theta")},
+        content.get("rope_parameters"),
+        content.get("rope_scaling"),
+    ):
+        if not isinstance(place, dict | None):
+            raise ValueError(f"config.json: the rotary settings are {place!r:.80}; they must be an object with keys")
+        for key, value in (place or {}).items():
+            key = {"type": "rope_type"}.get(key, key)
+            if value is not None and found.setdefault(key, value) != value:
+                raise ValueError(f"config.json: {key} is {found[key]!r:.40} in one place and {value!r:.40} in another")
+    return found
+
+
 def shape_from_disk(family: Family, content: dict, where: str) -> GPTConfig:
-    """A config from the keys of a family."""
-    content = family.defaults | content
-    for theirs in family.keys.values():
-        if theirs not in content:
+    """A config from the keys of a family. ValueError that names the key whose value is missing or out of range."""
+    shape = {}
+    for ours, theirs in family.keys.items():
+        value = content[theirs] if theirs in content else family.defaults.get(theirs, KeyError)
+        if value is KeyError:
             raise ValueError(f"{where}: the key {theirs!r} is missing")
-    return GPTConfig(**family.switches | {ours: content[theirs] for ours, theirs in family.keys.items()})
+        if ours in RANGES and not (value is None and family.defaults.get(theirs, 0) is None):
+            kind, least, most = RANGES[ours]
+            if type(value) not in (kind, int if kind is float else kind) or not least <= value <= most:
+                what = {int: "a whole number", float: "a number", bool: "a truth value"}[kind]
+                raise ValueError(f"{where}: {theirs} is {value!r:.40}; it must be {what} from {least} to {most}")
+        shape[ours] = value
+    return GPTConfig(**family.switches | shape)
 
 
 # The weights
@@ -178,20 +201,12 @@ def names_on_disk(names: Iterable[str], config: GPTConfig, family: Family) -> di
 
 def weights_to_disk(weights: Mapping[str, Tensor], config: GPTConfig, family: Family) -> dict[str, Tensor]:
     """A state dict as model.safetensors holds it."""
-    stored = {}
-    for name, ours in names_on_disk(weights, config, family).items():
-        parts = [weights[one] for one in ours]
-        whole = torch.cat(parts) if len(parts) > 1 else parts[0]
-        stored[name] = _turn(whole, name, family)
-    return stored
+    names = names_on_disk(weights, config, family)
+    return {name: _turn(torch.cat([weights[one] for one in ours]), name, family) for name, ours in names.items()}
 
 
 def weights_from_disk(
-    stored: Mapping[str, Stored],
-    expected: Mapping[str, Tensor],
-    config: GPTConfig,
-    family: Family,
-    dtype: torch.dtype | None = None,
+    stored: dict[str, Stored], expected: dict[str, Tensor], config: GPTConfig, family: Family, dtype: torch.dtype | None
 ) -> dict[str, Tensor]:
     """A state dict from the tensors of model files; `expected` has our names, on "meta".
 
@@ -221,11 +236,16 @@ def weights_from_disk(
     weights = {}
     for name, ours in wanted.items():
         tensor = stored[name].read()
+        if not tensor.dtype.is_floating_point or tensor.dtype.itemsize == 1:
+            raise ValueError(f"the tensor {name} is of {tensor.dtype}; only numbers of 16 to 64 bits are supported")
         parts = _turn(tensor, name, family).split([len(expected[one]) for one in ours])
         wide = dtype or torch.promote_types(tensor.dtype, torch.float32)
         weights |= {one: _by_columns(part, wide) for one, part in zip(ours, parts)}
     if config.tie_embeddings:
         weights["head.weight"] = weights["token_embedding.weight"]
+        head = stored[tied_head].read() if tied_head in stored else None
+        if head is not None and not torch.equal(head.to(weights["head.weight"].dtype), weights["head.weight"]):
+            raise ValueError(f"the tensor {tied_head} is not the embedding, and the config says that they are one")
     return weights
 
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Iterator
 
 from ..tokenizer import END, PROMPT, SPLIT, Tokenizer
+from .reading import parse_json
 
 # SmolLM2's split: every digit is a chunk of its own; the rest is split as by SPLIT.
 SPLIT_DIGITS = r"\p{N}|'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+"
@@ -67,8 +68,8 @@ def from_json(content: str, end: str = END, chat_template: str | None = None, **
 
     What other files say of it: end, the token that ends a text; the chat template; other arguments of Tokenizer.
     """
+    parsed = parse_json(content, "tokenizer.json")
     try:
-        parsed = json.loads(content)
         model = parsed["model"]
         special = {token["content"]: token["id"] for token in parsed["added_tokens"]}
         for key, where in {"normalizer": parsed, "end_of_word_suffix": model, "byte_fallback": model}.items():
@@ -85,8 +86,8 @@ def from_json(content: str, end: str = END, chat_template: str | None = None, **
             chat_template=chat_template,
             **other,
         )
-    except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as problem:
-        raise ValueError(f"not a tokenizer.json of a byte-level BPE: {problem!r}") from problem
+    except (AttributeError, KeyError, TypeError) as problem:
+        raise ValueError(f"tokenizer.json: not a byte-level BPE: {problem!r:.200}") from problem
     except ValueError as problem:
         raise ValueError(f"tokenizer.json: {problem}") from problem
 
