@@ -1,23 +1,34 @@
 """Whatever a model file holds, `load` opens it or says what is wrong in a ValueError, in seconds and 1 GB."""
 
+import copy
 import json
 import os
+import random
 import signal
+import struct
+import subprocess
+import sys
+import time
+from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import tokenizers
 import torch
-from conftest import tiny
+from conftest import TEXTS, tiny
+from helpers import call
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from test_real_models import random_llama, trained, write_gguf
 
 from minigpt import Tokenizer, load, save
 from minigpt.files import writing
 from minigpt.files.huggingface import config_from_disk, config_to_disk
-from minigpt.files.tokenizer_json import to_json
+from minigpt.files.tokenizer_json import from_json, to_json
+from scripts import generate as generate_command
+from scripts import tokens as tokens_command
 
 ROOT = Path(__file__).parent.parent
 GPT2 = {"norm": "layernorm", "position": "learned", "mlp": "gelu", "bias": True}
@@ -198,7 +209,101 @@ def test_weights_that_are_no_numbers_of_16_to_64_bits_are_refused(model, dtype):
     refused(model, f"model.norm.weight is of {dtype}")
 
 
-# ---- writing
+# ---- tokenizers
+
+
+def changed(content: dict, path: list, value) -> str:
+    content = copy.deepcopy(content)
+    place = content
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    return json.dumps(content)
+
+
+START = {"SpecialToken": {"id": "<|im_start|>", "type_id": 0}}
+TEXT = {"Sequence": {"id": "A", "type_id": 0}}
+KNOWN = {"<|im_start|>": {"id": "<|im_start|>", "ids": [1], "tokens": ["<|im_start|>"]}}
+
+
+@pytest.mark.parametrize(
+    "path, value",
+    [
+        *((["model", "type"], kind) for kind in ("WordPiece", "WordLevel", "Unigram")),
+        (["model", "continuing_subword_prefix"], "##"),
+        (["model", "dropout"], 0.1),
+        (["truncation"], {"max_length": 4, "strategy": "LongestFirst", "stride": 0, "direction": "Right"}),
+        (["padding"], {"strategy": {"Fixed": 8}}),
+        (["pre_tokenizer"], None),
+        (["model", "merges"], []),
+        (["model", "merges", 0], ["a", None]),
+        (["model", "vocab", "a"], 1.5),
+        (["model", "vocab", "a"], True),
+        (["model", "vocab", "a"], -1),
+        (["model", "vocab", "a"], 10**12),
+        (["model", "vocab", "a"], 5),
+        (["model", "vocab", ""], 300),
+        (["model", "vocab", "a" * 200_000], 300),
+        *((["added_tokens", 0, "content"], value) for value in (None, 1.5, 3, [], "", "a")),
+        *((["added_tokens", 0, "id"], value) for value in (None, 1.5, "3", True, -1, 1, 10**12)),
+        *((["added_tokens", 0, "special"], value) for value in (False, None, 1)),
+        (["added_tokens"], None),
+        (["post_processor"], {"type": "BertProcessing", "sep": ["a", 1], "cls": ["b", 2]}),
+        (["post_processor"], {"type": "RobertaProcessing", "sep": ["a", 1], "cls": ["b", 2]}),
+        (["post_processor"], dict(type="TemplateProcessing", single=[START, TEXT, START], special_tokens=KNOWN)),
+        (["post_processor"], dict(type="TemplateProcessing", single=[TEXT, START], special_tokens=KNOWN)),
+        (["post_processor"], dict(type="TemplateProcessing", single=[START, TEXT], special_tokens={})),
+    ],
+    ids=lambda value: f"{value!r:.50}",
+)
+def test_a_tokenizer_that_would_give_other_ids_is_refused(path, value):
+    content = json.loads(trained(digits=False).to_str())
+    from_json(json.dumps(content))
+    with time_limit(5), pytest.raises(ValueError, match=r"^tokenizer\.json"):
+        from_json(changed(content, path, value))
+
+
+def with_split(pattern: str) -> str:
+    content = json.loads(trained(digits=False).to_str())
+    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+    last = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    return json.dumps(content | {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, last]}})
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [r"(\s+)|\S+", r"\s*", "", r"(?:\S+)+x|\s+|\S", r"(a+)+b|\s|\S", r"\S*\S*\S*\S*\S*x|\s|\S", r"\p{L}+", "[",
+     r"\p{N}{1,3}+|\s|\S",
+     r"^\S+|\s|\S", r"\S+$|\s|\S", r"(?!\S)|\s+|\S", r"(?m).+|\s+", r"\h+|\s|\S", "a" * 9999, r"(?<=a)b|\s|\S"],
+    ids=lambda pattern: pattern[:30],
+)  # fmt: skip
+def test_a_split_that_loses_text_backtracks_or_is_read_differently_elsewhere_is_refused(pattern):
+    with time_limit(5), pytest.raises(ValueError, match="the split"):
+        from_json(with_split(pattern))
+
+
+@pytest.mark.parametrize("pattern", [r"\s+|\S+", r"\p{N}{1,2}| ?[^\s\p{N}]+|\s+(?!\S)|\s+", CL100K.replace("}+", "}")])
+def test_a_split_that_all_read_alike_gives_the_ids_of_the_reference(pattern):
+    theirs = tokenizers.Tokenizer.from_str(with_split(pattern))
+    ours = from_json(with_split(pattern))
+    for text in TEXTS[:2]:
+        assert ours.encode(text) == theirs.encode(text).ids
+
+
+def test_tiktokens_possessive_split_is_saved_so_that_tokenizers_cuts_alike():
+    tok = Tokenizer([*BYTES, b"12", b"123"], split=CL100K)
+    theirs = tokenizers.Tokenizer.from_str(to_json(tok))
+    for text in ("1234567", "12 1234 x", "a  \n\n b  "):
+        assert theirs.encode(text).ids == tok.encode(text)
+    assert from_json(to_json(tok)).encode("1234567") == tok.encode("1234567")
+    with pytest.raises(ValueError, match="the split"):
+        to_json(Tokenizer(BYTES, split=r"(\s+)|\S+"))
+
+
+def test_holes_between_the_ids_are_saved_and_loaded():
+    tok = Tokenizer(BYTES, {"<|endoftext|>": 300})
+    again = from_json(to_json(tok))
+    assert (again.vocab_size, again.special, again.encode("hi")) == (301, tok.special, tok.encode("hi"))
 
 
 def test_the_flags_of_a_written_tokenizer_are_those_that_tokenizers_writes_for_special_tokens(tok):
@@ -210,6 +315,72 @@ def test_the_flags_of_a_written_tokenizer_are_those_that_tokenizers_writes_for_s
     assert [piece.get("type_id") for part in started["single"] for piece in part.values()] == [0, 0]
 
 
+# ---- GGUF
+
+
+@pytest.fixture
+def gguf_file(tmp_path) -> Path:
+    pytest.importorskip("gguf", reason="the package gguf is not installed")
+    shape = dict(vocab_size=trained(digits=True).get_vocab_size(), hidden_size=64, num_key_value_heads=2)
+    rope = dict(rope_type="default", rope_theta=500_000.0)
+    write_gguf(tmp_path / "model.gguf", random_llama(dtype=torch.float32, rope_parameters=rope, **shape), {})
+    return tmp_path / "model.gguf"
+
+
+def test_counts_and_lengths_beyond_a_gguf_file_are_refused_at_once(gguf_file):
+    whole = gguf_file.read_bytes()
+    huge = struct.pack("<Q", 2**60)
+    for at in (8, 16, 24, *(whole.index(word) + len(word) + 8 for word in (b"ggml.tokens", b"ggml.merges"))):
+        gguf_file.write_bytes(whole[:at] + huge + whole[at + 8 :])
+        refused(gguf_file)
+
+
+def test_tensors_that_share_bytes_or_reach_out_of_a_gguf_file_are_refused(gguf_file):
+    whole = gguf_file.read_bytes()
+    at = whole.index(b"token_embd.weight") + 17 + 4  # its two sizes, its type, its offset
+    for place, value in ((at, 2**40), (at + 8, 2**62), (at + 20, 2**50)):
+        gguf_file.write_bytes(whole[:place] + struct.pack("<Q", value) + whole[place + 8 :])
+        refused(gguf_file)
+
+
+def field(name: str, value: int) -> bytes:
+    return struct.pack("<Q", len(name)) + name.encode() + struct.pack("<II", 4, value)
+
+
+def test_partial_rotary_is_refused_in_gguf(gguf_file):
+    whole = gguf_file.read_bytes()
+    name = "llama.rope.dimension_count"
+    filler = "x" * (-(len(field(name, 0)) + 16) % 32)
+    for turned in (8, 16):
+        two = with_two(whole, field(name, turned) + field(filler, 0))
+        gguf_file.write_bytes(two)
+        if turned == 16:
+            load(gguf_file)
+        else:
+            refused(gguf_file, "dimension_count is 8")
+
+
+def with_two(whole: bytes, added: bytes) -> bytes:
+    (count,) = struct.unpack("<Q", whole[16:24])
+    return whole[:16] + struct.pack("<Q", count + 2) + added + whole[24:]
+
+
+def test_heads_that_do_not_divide_are_refused_in_gguf(gguf_file):
+    whole = gguf_file.read_bytes()
+    at = whole.index(b"llama.attention.head_count") + len("llama.attention.head_count") + 4
+    for heads in (0, 3, 64, 2**31):
+        gguf_file.write_bytes(whole[:at] + struct.pack("<I", heads) + whole[at + 4 :])
+        refused(gguf_file)
+
+
+def test_without_the_package_gguf_the_message_says_what_to_install(gguf_file, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    refused(gguf_file, "install the package gguf")
+
+
+# ---- writing
+
+
 def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
     done = []
     for name in ("fsync", "replace"):
@@ -217,6 +388,136 @@ def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
         monkeypatch.setattr(os, name, lambda *args, name=name, real=real: (done.append(name), real(*args))[1])
     writing.write_text(tmp_path / "a.txt", "x")
     assert done == ["fsync", "replace", "fsync"]
+
+
+# ---- many malformed files
+
+VALUES = [None, "x", "", [], {}, True, False, -1, 0, 1, 1.5, 1e30, 10**12, [[]], {"a": 1}, "\ud800", "9" * 300]
+
+
+def paths_in(value: object, path: tuple = ()) -> list[tuple]:
+    """All places in a JSON value; of a long object or list, the first and the last ones."""
+    inner = (
+        list(value.items()) if isinstance(value, dict) else list(enumerate(value)) if isinstance(value, list) else []
+    )
+    inner = inner if len(inner) < 20 else inner[:3] + inner[-3:]
+    return [place for key, part in inner for place in [(*path, key), *paths_in(part, (*path, key))]]
+
+
+def malform(draw: random.Random, source: dict[str, bytes]) -> tuple[str, bytes]:
+    """One file of a small valid model, changed in one way."""
+    name = draw.choice(sorted(source))
+    content = source[name]
+    if name.endswith(".json") and draw.random() < 0.75:
+        value = json.loads(content)
+        *place, key = draw.choice(paths_in(value))
+        inner = value
+        for step in place:
+            inner = inner[step]
+        if draw.random() < 0.15:
+            del inner[key]
+        else:
+            inner[key] = draw.choice(VALUES)
+        return name, json.dumps(value).encode()
+    at, junk = (
+        draw.randrange(min(len(content), draw.choice([8, 100, 3000, 10**9]))),
+        draw.randbytes(draw.choice([1, 4, 8, 90])),
+    )
+    ways = [
+        content[:at],
+        content[:at] + junk + content[at:],
+        content[:at] + junk + content[at + len(junk) :],
+        junk,
+        b"",
+        content * 2,
+    ]
+    return name, draw.choice(ways)
+
+
+def outcome(path: Path, limit: float = 5) -> str:
+    """What `load` does with a model: "refused" in one clear line, "opened" soundly, or what must not happen."""
+    started = time.perf_counter()
+    try:
+        with time_limit(2 * limit):
+            model, tok = load(path)
+    except (ValueError, FileNotFoundError) as problem:
+        if isinstance(problem.__cause__, TimeoutError) or time.perf_counter() - started > limit:
+            return "hang"
+        clear = str(problem).startswith(str(path)) and len(str(problem)) < 1000 and "\n" not in str(problem)
+        return "refused" if clear else f"unclear: {problem!r:.300}"
+    except BaseException as problem:
+        return f"traceback: {problem!r:.300}"
+    if time.perf_counter() - started > limit:
+        return "hang"
+
+    # opened: then it must work
+    try:
+        with time_limit(2 * limit):
+            ids = tok.encode("Ada lives")[:9] if tok else [1, 2]
+            assert tok is None or tok.decode(ids) == "Ada lives"[: len(tok.decode(ids))]
+            if max(ids) < model.vocab_size:
+                assert model(torch.tensor([ids])).shape == (1, len(ids), model.vocab_size)
+            if tok is not None and tok.end in tok.special:
+                save(path.parent / "again", model, tok)
+                assert load(path.parent / "again")[1].encode("Ada lives") == tok.encode("Ada lives")
+    except BaseException as problem:
+        return f"wrongly accepted: {problem!r:.300}"
+    return "opened"
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory, tok) -> list[dict[str, bytes]]:
+    """The files of small valid models: Llama's family, GPT-2's, ours, another's tokenizer, and GGUF."""
+    made = []
+    for switches in ({}, GPT2, {"norm": "layernorm"}):
+        directory = tmp_path_factory.mktemp("valid")
+        save(directory, tiny(torch.float32, vocab_size=tok.vocab_size, **switches), tok)
+        made.append({path.name: path.read_bytes() for path in directory.iterdir()})
+    made.append(
+        made[0]
+        | {"tokenizer.json": with_split(r"\s+|\S+").encode(), "tokenizer_config.json": b'{"eos_token": "<|im_end|>"}'}
+    )
+    try:
+        import gguf  # noqa: F401
+    except ImportError:
+        return made
+    shape = dict(vocab_size=trained(digits=True).get_vocab_size(), hidden_size=64, num_key_value_heads=2)
+    rope = dict(rope_type="default", rope_theta=500_000.0)
+    path = tmp_path_factory.mktemp("valid") / "model.gguf"
+    write_gguf(path, random_llama(dtype=torch.float32, rope_parameters=rope, **shape), {})
+    return [*made, {"model.gguf": path.read_bytes()}]
+
+
+def written(directory: Path, source: dict[str, bytes]) -> Path:
+    writing.remove(directory)
+    directory.mkdir()
+    for name, content in source.items():
+        (directory / name).write_bytes(content)
+    return directory / "model.gguf" if "model.gguf" in source else directory
+
+
+def fuzz(count: int, seed: int, directory: Path, sources: list[dict[str, bytes]]) -> Counter:
+    draw, seen = random.Random(seed), Counter()
+    for _ in range(count):
+        source = draw.choice(sources)
+        changed = dict([malform(draw, source)])
+        seen[outcome(written(directory, source | changed))] += 1
+    return seen
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_of_malformed_files_each_is_refused_in_one_line_or_opened_soundly(tmp_path, sources, seed):
+    seen = fuzz(120, seed, tmp_path / "model", sources)
+    print(seen)
+    assert set(seen) <= {"refused", "opened"}
+    assert seen["refused"] > 50
+
+
+@pytest.mark.slow
+def test_of_two_thousand_malformed_files_each_is_refused_or_opened_soundly(tmp_path, sources):
+    seen = fuzz(2000, 99, tmp_path / "model", sources)
+    print(seen)
+    assert set(seen) <= {"refused", "opened"}
 
 
 @settings(max_examples=60)
@@ -233,3 +534,48 @@ def test_any_json_in_place_of_a_value_or_of_the_whole_config_is_refused_or_obeye
             config_from_disk(content)
         except ValueError as problem:
             assert "config.json" in str(problem) or "must be" in str(problem)
+
+
+def command_lines(count: int, directory: Path, sources: list[dict[str, bytes]], monkeypatch, capsys) -> Counter:
+    """Malformed models through `generate` and `tokens`: by their exit status and what they say."""
+    draw, seen = random.Random(count), Counter()
+    for _ in range(count):
+        source = draw.choice(sources)
+        path = written(directory, source | dict([malform(draw, source)]))
+        commands = [(generate_command, "--model", path, "--prompt", "Ada", "--max-new-tokens", 2)]
+        if path.is_dir():
+            commands.append((tokens_command, "--model", path, "--text", "Ada"))
+        with time_limit(20):
+            status = call(monkeypatch, *draw.choice(commands))
+        said = capsys.readouterr().err.strip().splitlines()
+        clear = status == 0 or (status == 2 and len(said) == 1 and len(said[0]) < 1200)
+        seen["one clear line" if status and clear else "ran" if clear else f"unclear: {status} {said}"] += 1
+    return seen
+
+
+def test_commands_say_in_one_line_what_is_wrong_with_a_model(tmp_path, sources, monkeypatch, capsys):
+    seen = command_lines(30, tmp_path / "model", sources, monkeypatch, capsys)
+    assert set(seen) <= {"one clear line", "ran"}
+    assert seen["one clear line"] > 10
+
+
+@pytest.mark.slow
+def test_commands_say_in_one_line_what_is_wrong_with_many_models(tmp_path, sources, monkeypatch, capsys):
+    seen = command_lines(300, tmp_path / "model", sources, monkeypatch, capsys)
+    print(seen)
+    assert set(seen) <= {"one clear line", "ran"}
+
+
+def test_opening_a_small_file_takes_little_memory(tmp_path, gguf_file):
+    """A file of under 1 MB that claims to hold much: the child may take 1 GB more than PyTorch itself."""
+    whole = gguf_file.read_bytes()
+    (tmp_path / "big.gguf").write_bytes(whole[:8] + struct.pack("<QQ", 2**40, 2**40) + whole[24:])
+    code = (
+        "import resource, sys, minigpt\nbefore = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "try: minigpt.load(sys.argv[1])\nexcept ValueError: pass\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "big.gguf"], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert int(said.stdout) < 1_000_000

@@ -1,8 +1,10 @@
 """GGUF files of the llama architecture, as llama.cpp writes them: weights, often quantised, and tokenizer in one file.
 
-PyPI's `gguf` reads the file and undoes the quantisation; what is left to us is names, and the order of some rows.
+PyPI's `gguf` undoes the quantisation. The file is read here, so that one that lies about its sizes takes no time.
 """
 
+import math
+import struct
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +24,8 @@ SPLITS = {
     "llama-bpe": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
     r"\s*[\r\n]+|\s+(?!\S)|\s+",
 }
+NUMBERS = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}  # GGUF's types, as struct has them
+TEXT, ARRAY = 8, 9
 ORDINARY = 1  # the token type; all others are special in one way or another
 LLAMA = Family(
     name="llama in GGUF",
@@ -49,28 +53,71 @@ def read(path: Path) -> tuple[GPTConfig, dict[str, Stored], Tokenizer]:
     ValueError that names an unsupported architecture, tokenizer or scaling of rotary frequencies.
     """
     try:
-        from gguf import GGUFReader
+        from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
     except ImportError as problem:
         raise ValueError("to open a GGUF file, install the package gguf: pip install gguf") from problem
 
-    class Reader(GGUFReader):  # the file as a plain array: np.memmap's slices take twice as long, for 150,000 strings
-        data = property(lambda self: self._data, lambda self, mapped: setattr(self, "_data", np.asarray(mapped)))
+    # what the file says
+    file = _Bytes(path)
+    if file.take(4) != b"GGUF" or file.number("I") not in (2, 3):
+        raise ValueError("not a GGUF file of version 2 or 3")
+    n_tensors, n_fields = file.number("Q"), file.number("Q")
+    fields = {file.text(): file.value(file.number("I")) for _ in range(n_fields)}
 
-    try:
-        reader = Reader(path)
-        fields = {name: field.contents() for name, field in reader.fields.items()}
-        reader.fields.clear()  # many small views of the file, which take more memory than their content
-        tensors = {tensor.name: tensor for tensor in reader.tensors}
-        config = _config(fields, set(tensors))
-        stored = {
-            name: Stored(tuple(tensor.shape[::-1].tolist()), partial(_read_tensor, tensor, config))
-            for name, tensor in tensors.items()
-        }
-        return config, stored, _tokenizer(fields)
-    except KeyError as missing:
-        raise ValueError(f"the key {missing} is missing") from missing
-    except IndexError as problem:
-        raise ValueError(f"damaged or cut short ({problem})") from problem
+    # where its tensors lie
+    found = {}
+    for _ in range(n_tensors):
+        name, shape = file.text(), [file.number("Q") for _ in range(min(file.number("I"), 5))][::-1]
+        found[name] = shape, GGMLQuantizationType(file.number("I")), file.number("Q")
+    alignment = fields.get("general.alignment", 32)
+    if len(found) < n_tensors or type(alignment) is not int or alignment < 1:
+        raise ValueError(f"two tensors of one name, or alignment={alignment!r:.40}")
+    begin = -(-file.at // alignment) * alignment
+
+    # their bytes
+    config, stored = _config(fields, set(found)), {}
+    for name, (shape, type_, offset) in found.items():
+        per_block, size = GGML_QUANT_SIZES[type_]
+        file.at, width = begin + offset, shape[-1] // per_block * size if shape else 0
+        rows = np.frombuffer(file.take(math.prod(shape[:-1]) * width), np.uint8).reshape(-1, max(width, 1))
+        stored[name] = Stored(tuple(shape), partial(_read_tensor, name, rows, shape, type_, config))
+        file.left -= rows.size
+        if file.left < 0:
+            raise ValueError(f"the tensor {name} shares its bytes with another")
+    return config, stored, _tokenizer(fields)
+
+
+class _Bytes:
+    """A file from which numbers and texts are taken, one after the other; never more than it holds."""
+
+    def __init__(self, path: Path):
+        self.data = memoryview(np.memmap(path, mode="r"))
+        self.at, self.left = 0, len(self.data)
+
+    def take(self, count: int) -> memoryview:
+        self.at += count
+        if self.at > len(self.data):
+            raise ValueError("damaged or cut short")
+        return self.data[self.at - count : self.at]
+
+    def number(self, letter: str) -> float:
+        return struct.unpack("<" + letter, self.take(struct.calcsize(letter)))[0]
+
+    def text(self) -> str:
+        return bytes(self.take(self.number("Q"))).decode()
+
+    def value(self, kind: int) -> object:
+        """A number, a text, or an array of either; kind is GGUF's number for its type."""
+        if kind == TEXT:
+            return self.text()
+        if kind != ARRAY:
+            return self.number(NUMBERS[kind])
+        kind, count = self.number("I"), self.number("Q")
+        if kind == TEXT:
+            return [self.text() for _ in range(count)]
+        if kind == ARRAY:
+            raise ValueError("arrays of arrays are not supported")
+        return np.frombuffer(self.take(count * struct.calcsize(NUMBERS[kind])), "<" + NUMBERS[kind]).tolist()
 
 
 def _config(fields: dict, names: set[str]) -> GPTConfig:
@@ -121,18 +168,15 @@ def _tokenizer(fields: dict) -> Tokenizer:
     )
 
 
-def _read_tensor(tensor, config: GPTConfig) -> Tensor:
+def _read_tensor(name: str, rows: np.ndarray, shape: list[int], type_: int, config: GPTConfig) -> Tensor:
     """One tensor in fp32, its rows in our order.
 
     Rotary turns dimension i of a head together with i + D/2; a GGUF file has such a pair in neighbouring rows.
     """
     from gguf import dequantize
 
-    try:
-        rows = torch.from_numpy(np.require(dequantize(tensor.data, tensor.tensor_type), requirements="W"))
-    except NotImplementedError as problem:
-        raise ValueError(f"the tensor {tensor.name}: {problem}") from problem
-    if ".attn_q." in tensor.name or ".attn_k." in tensor.name:
+    rows = torch.from_numpy(np.require(dequantize(rows, type_), requirements="W")).view(shape)
+    if ".attn_q." in name or ".attn_k." in name:
         pairs = rows.unflatten(0, (-1, config.d_head // 2, 2))
         rows = pairs.transpose(1, 2).reshape(rows.shape)
     return rows

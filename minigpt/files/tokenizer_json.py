@@ -1,7 +1,8 @@
 """A tokenizer on disk: tokenizer.json as Hugging Face writes it, and what a GGUF file lists."""
 
 import json
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable
 
 from ..tokenizer import END, PROMPT, SPLIT, Tokenizer
 from .reading import parse_json
@@ -14,14 +15,40 @@ _MOVED = [byte for byte in range(256) if byte not in _PRINTABLE]
 BYTE_TO_CHAR = {byte: chr(byte) for byte in _PRINTABLE} | {byte: chr(256 + i) for i, byte in enumerate(_MOVED)}
 CHAR_TO_BYTE = {char: byte for byte, char in BYTE_TO_CHAR.items()}
 
+# What else a tokenizer.json may say: the values by which a text gets the same ids as from us.
+ABSENT = [None, False, ""]
+SUPPORTED = dict.fromkeys(
+    [
+        "normalizer",
+        "truncation",
+        "padding",
+        "dropout",
+        "continuing_subword_prefix",
+        "end_of_word_suffix",
+        "byte_fallback",
+    ],
+    ABSENT,
+) | {"type": ["BPE", None]}
+MOST_IDS, MOST_BYTES = 2**22, 1000
+# The patterns that `regex`, tiktoken and `tokenizers` read alike: alternatives of classes, characters and short groups,
+# in which nothing that repeats is repeated. "{1,3}+" is a repeated group for one of them, and greedy for the others.
+_CLASS = r"\\[pP]\{\w+\}|\\[sSdDrnt]|\\[^\w\s]"
+_ATOM = rf"(?:{_CLASS}|\[\^?(?:{_CLASS}|[^\[\]\\&])+\]|[^\\\[\]()" + "{}|*+?.^$])"
+_MANY = rf"(?:{_ATOM}(?:[?*+]\+?|\{{\d{{1,2}}(?:,\d{{0,2}})?\}})?)"
+_PIECE = rf"(?:\(\?i?:{_MANY}+(?:\|{_MANY}+)*\)\??|\(\?[!=]{_ATOM}\)|\\s\+\+\$|{_MANY})"
+PATTERN = rf"{_PIECE}+(?:\|{_PIECE}+)*"
+VARIED = "".join(map(chr, range(32, 127))) + " \n\r\n\t  é中²½🙂\u0301\u200b\xa0"
+
 
 def to_json(tok: Tokenizer) -> str:
     """The tokenizer.json of Hugging Face's `tokenizers`, which opens it and agrees on the ids."""
     flags = dict(single_word=False, lstrip=False, rstrip=False, normalized=False, special=True)
     byte_level = dict(type="ByteLevel", add_prefix_space=False, trim_offsets=True, use_regex=tok.split == SPLIT)
-    split = dict(type="Split", pattern={"Regex": tok.split}, behavior="Isolated", invert=False)
+    split = dict(type="Split", pattern={"Regex": _split_to_json(tok.split)}, behavior="Isolated", invert=False)
     split_first = dict(type="Sequence", pretokenizers=[split, byte_level])
     vocab = {_as_text(token): i for i, token in enumerate(tok.tokens) if token}
+    merges = _merges(tok)
+    whole_words = not {name for name in vocab if len(name) > 1} <= {a + b for a, b in merges}
     content = {
         "version": "1.0",
         "truncation": None,
@@ -31,9 +58,14 @@ def to_json(tok: Tokenizer) -> str:
         "pre_tokenizer": byte_level if tok.split == SPLIT else split_first,
         "post_processor": _start_to_json(tok),
         "decoder": byte_level,
-        "model": {"type": "BPE", "vocab": vocab | tok.special, "merges": _merges(tok)},
+        "model": {"type": "BPE", "ignore_merges": whole_words, "vocab": vocab | tok.special, "merges": merges},
     }
     return json.dumps(content, ensure_ascii=False)
+
+
+def _split_to_json(split: str) -> str:
+    """The pattern as `tokenizers` needs it: with "{1,3}" at the end of an alternative where tiktoken has "{1,3}+"."""
+    return split if split == SPLIT else checked_split(re.sub(r"(\{[\d,]+\})\+(?=\||$)", r"\1", split))
 
 
 def _as_text(token: bytes) -> str:
@@ -71,18 +103,23 @@ def from_json(content: str, end: str = END, chat_template: str | None = None, **
     parsed = parse_json(content, "tokenizer.json")
     try:
         model = parsed["model"]
+        for key, value in (parsed | model).items():
+            if value not in SUPPORTED.get(key, [value]):
+                raise ValueError(f"{key} is {value!r:.80}; a byte-level BPE with {SUPPORTED[key][0]!r} is supported")
+
         special = {token["content"]: token["id"] for token in parsed["added_tokens"]}
-        for key, where in {"normalizer": parsed, "end_of_word_suffix": model, "byte_fallback": model}.items():
-            if where.get(key):
-                raise ValueError(f"{key} is {where[key]!r:.80}; only a tokenizer without it is supported")
+        for token in parsed["added_tokens"]:
+            if token.get("special") is not True or model["vocab"].get(token["content"], token["id"]) != token["id"]:
+                raise ValueError(f"the added token {token['content']!r:.40} is not special, or has two ids")
 
         return from_vocabulary(
             {name: i for name, i in model["vocab"].items() if name not in special},
             [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]],
             special,
+            whole_words=model.get("ignore_merges", False),
             split=_split_from_json(parsed["pre_tokenizer"]),
             end=end,
-            start=None if PROMPT in special else [special[name] for name in _start_from_json(parsed)],
+            start=None if PROMPT in special else [special[name] for name in _start_from_json(parsed, special)],
             chat_template=chat_template,
             **other,
         )
@@ -93,28 +130,41 @@ def from_json(content: str, end: str = END, chat_template: str | None = None, **
 
 
 def from_vocabulary(
-    vocab: dict[str, int], merges: Iterable[tuple[str, str]], special: dict[str, int], **other
+    vocab: dict[str, int],
+    merges: Iterable[tuple[str, str]],
+    special: dict[str, int],
+    whole_words: bool = False,
+    **other,
 ) -> Tokenizer:
     """A tokenizer from what files hold: tokens as printable characters, and the pairs that make them, in order.
 
-    ValueError when an id is missing, or when the merges are not in the order of the ids that they make: tiktoken and
-    `encode_by_hand` choose between merges by that order.
+    ValueError when two tokens have one id, or when the merges are not in the order of the ids that they make: tiktoken
+    and `encode_by_hand` choose between merges by that order. whole_words: a chunk that is a token needs no merges.
     """
-    ids = sorted([*vocab.values(), *special.values()])
-    if ids != list(range(len(ids))):
-        raise ValueError("the ids must run from 0 and leave none out")
+    # ids, one for each token
+    ids = [*vocab.values(), *special.values()]
+    if not all(type(i) is int and 0 <= i < MOST_IDS for i in ids) or len(set(ids)) < len(ids) or not vocab:
+        raise ValueError(f"the ids must be whole numbers below {MOST_IDS}, each of one token")
+    if "" in special or max(map(len, vocab)) > MOST_BYTES or "" in vocab:
+        raise ValueError(f"a token must have from 1 to {MOST_BYTES} bytes")
     tokens = [b""] * (max(vocab.values()) + 1)
     for name, i in vocab.items():
         tokens[i] = bytes(CHAR_TO_BYTE[char] for char in name)
+
+    # merges that make them
     made = [vocab[a + b] if a in vocab and b in vocab else -1 for a, b in merges]
     if made != sorted(made) or -1 in made:
         raise ValueError("the merges must join known tokens, and be in the order of the ids that they make")
+    for name in vocab.keys() - {_as_text(tokens[i]) for i in made}:
+        splits = (name[:i] in vocab and name[i:] in vocab for i in range(1, len(name)))
+        if len(name) > 1 and (not whole_words or any(splits)):
+            raise ValueError(f"no merge makes the token {name!r:.40}")
     return Tokenizer(tokens, special, **other)
 
 
 def _split_from_json(written: dict) -> str:
     """The pattern that a tokenizer.json's pre-tokenizer splits by."""
-    match [{"use_regex": True} | part for part in written.get("pretokenizers", [written])]:
+    match [{"use_regex": True} | part for part in (written or {}).get("pretokenizers", [written or {}])]:
         case [{"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}]:
             return SPLIT
         case [
@@ -126,15 +176,37 @@ def _split_from_json(written: dict) -> str:
             {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False},
             {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False},
         ]:
-            return pattern
+            return checked_split(pattern)
     raise ValueError(f"pre_tokenizer is {written!r:.200}; only ByteLevel, alone or after Digits or Split, is supported")
 
 
-def _start_from_json(parsed: dict) -> Iterator[str]:
-    """The special tokens that a tokenizer.json puts before a text."""
-    post = parsed.get("post_processor") or {}
-    for part in post.get("processors", [post]):
-        for piece in part.get("single", []):
-            if "SpecialToken" not in piece:
-                break
-            yield piece["SpecialToken"]["id"]
+def checked_split(pattern: str) -> str:
+    """A pattern that every library reads alike and quickly. ValueError for one that may not be."""
+    import regex
+
+    if len(pattern) > 2000 or not regex.fullmatch(PATTERN, pattern):
+        raise ValueError(f"the split {pattern!r:.200} is not of a kind that all libraries read alike")
+    try:
+        for char in VARIED:
+            text = char * 2000 + VARIED
+            if "".join(regex.findall(pattern, text, timeout=0.2)) != text or regex.search(pattern, text)[0] == "":
+                raise ValueError(f"the split {pattern!r:.200} leaves something out of a text")
+    except TimeoutError as problem:
+        raise ValueError(f"the split {pattern!r:.200} takes too long") from problem
+    return pattern
+
+
+def _start_from_json(parsed: dict, special: dict[str, int]) -> list[str]:
+    """The special tokens that a tokenizer.json puts before a text. ValueError when it adds anything else."""
+    post = parsed.get("post_processor") or {"type": "ByteLevel"}
+    start = []
+    for part in post["processors"] if post["type"] == "Sequence" else [post]:
+        if part["type"] == "ByteLevel":
+            continue
+        *names, text = part["single"] if part["type"] == "TemplateProcessing" else [None]
+        names = [piece["SpecialToken"]["id"] for piece in names]
+        told = [part["special_tokens"][name]["ids"] for name in names]
+        if not text or "Sequence" not in text or told != [[special[name]] for name in names]:
+            raise ValueError(f"post_processor is {part!r:.200}; only special tokens before a text are supported")
+        start += names
+    return start
