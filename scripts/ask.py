@@ -3,16 +3,15 @@
 python -m scripts.ask --question "Where does Selma live?" --model sft
 """
 
-import argparse
-
-from scripts.support.command_line import run
+from scripts.support.command_line import Parser, run, whole
+from scripts.support.terminal import ENDS_AT_ONCE, visible
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="scripts.ask", description=__doc__.split("\n")[0])
+    parser = Parser(__doc__, prog="scripts.ask")
     parser.add_argument("--question", required=True, help="what to ask")
     parser.add_argument("--model", default="sft", help="base, sft, smollm or a run directory (default: %(default)s)")
-    parser.add_argument("--max-new-tokens", type=int, default=40, help="(default: %(default)s)")
+    parser.add_argument("--max-new-tokens", type=whole(1), default=40, help="(default: %(default)s)")
     args = parser.parse_args()
     from scripts.support.measuring.answers import as_question, as_text, continuations
     from scripts.support.models import open_model
@@ -24,7 +23,7 @@ def main() -> None:
     }
     for layout, prompt in prompts.items():
         [said] = continuations(model, tok, [prompt], args.max_new_tokens)
-        print(f"  {layout:25} {args.question} ⟶ {said.strip()}")
+        print(visible(f"  {layout:25} {args.question} ⟶ {said.strip() or ENDS_AT_ONCE}"))
 
 
 if __name__ == "__main__":

@@ -5,16 +5,17 @@ python -m scripts.chat --model sft --temperature .7 --top-p .9
 
 import argparse
 import sys
+from contextlib import suppress
 
-from scripts.support.command_line import one_line, run
+from scripts.support.command_line import Parser, one_line, run
 from scripts.support.knobs import KNOBS, shown
 from scripts.support.terminal import note
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="scripts.chat", description=__doc__.split("\n")[0])
+    parser = Parser(__doc__, prog="scripts.chat")
     parser.add_argument("--model", default="sft", help="sft, smollm or a run directory (default: %(default)s)")
-    parser.add_argument("--base", help="the model for /compare (default: what the model was made from, else base)")
+    parser.add_argument("--base", help="the model for /compare (default: what the model was made from)")
     parser.add_argument("--system", help="a message put before the conversation")
     parser.add_argument(
         "--history",
@@ -46,6 +47,8 @@ def main() -> None:
 
 def converse(talk) -> None:
     """Read lines and do what they say, until an empty one; an invalid one is an error message and changes nothing."""
+    with suppress(ImportError):  # Windows has none
+        import readline  # noqa: F401 input() then has arrow keys and a history
     while True:
         try:
             line = input("you   ").strip()
@@ -57,7 +60,7 @@ def converse(talk) -> None:
             return
         except KeyboardInterrupt:
             print(note("\nan empty line or Ctrl-D quits"))
-        except (ValueError, OSError) as problem:
+        except (ValueError, FileNotFoundError) as problem:
             print(f"error: {one_line(problem)}", file=sys.stderr)
 
 

@@ -3,25 +3,28 @@
 python -m scripts.compare --prompt "Meet Selma. She" --model base --runs 5
 """
 
-import argparse
 from pathlib import Path
 
-from scripts.support.command_line import run
-from scripts.support.run_directory import write_json
+from scripts.support.command_line import Parser, file_name, run, whole
+from scripts.support.run_directory import locked, refuse_foreign, write_json
 from scripts.support.strategies import NEW_TOKENS
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="scripts.compare", description=__doc__.split("\n")[0])
+    parser = Parser(__doc__, prog="scripts.compare")
     parser.add_argument("--prompt", required=True, help="the text to continue")
     parser.add_argument("--model", default="base", help="base, sft, smollm or a run directory (default: %(default)s)")
-    parser.add_argument("--runs", type=int, default=5, help="runs of each algorithm, with seeds of their own")
-    parser.add_argument("--seed", type=int, default=0, help="the first run's seed (default: %(default)s)")
-    parser.add_argument("--max-new-tokens", type=int, default=NEW_TOKENS, help="(default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("runs/compare"), help="(default: %(default)s)")
+    parser.add_argument(
+        "--runs",
+        type=whole(2),
+        default=5,
+        help="runs of each algorithm, at least 2, to see whether a second one differs",
+    )
+    parser.add_argument("--seed", type=whole(0), default=0, help="the first run's seed (default: %(default)s)")
+    parser.add_argument("--max-new-tokens", type=whole(1), default=NEW_TOKENS, help="(default: %(default)s)")
+    parser.add_argument("--out", type=file_name, default=Path("runs/compare"), help="(default: %(default)s)")
     args = parser.parse_args()
-    if args.runs < 2:
-        raise ValueError(f"--runs {args.runs}: must be at least 2, to see whether a second run differs")
+    refuse_foreign(args.out, ["compare.html"], mark="trace.json")
     from scripts.support import comparison
     from scripts.support.models import open_model
     from scripts.support.report import write_comparison
@@ -30,11 +33,11 @@ def main() -> None:
     trace = comparison.trace(
         model, tok, args.prompt, look_at=args.prompt, seed=args.seed, runs=args.runs, new_tokens=args.max_new_tokens
     )
+    with locked(args.out):
+        write_json(args.out / "trace.json", trace)
+        write_comparison(args.out, trace)
     comparison.show(trace)
     comparison.show_tasks(trace)
-    args.out.mkdir(parents=True, exist_ok=True)
-    write_json(args.out / "trace.json", trace)
-    write_comparison(args.out, trace)
     print(f"\n  pictures in {args.out}/compare.html, the data in {args.out}/trace.json")
 
 

@@ -3,13 +3,12 @@
 python -m scripts.exercise --topic top_p
 """
 
-import argparse
 import ast
 import shutil
 from pathlib import Path
 from typing import NamedTuple
 
-from scripts.support.command_line import run
+from scripts.support.command_line import Parser, run
 
 ROOT = Path(__file__).parent.parent
 COPIED = ("plain_or_fast.py", "minigpt", "decoding", "sft", "scripts", "tests", "pyproject.toml")
@@ -157,7 +156,7 @@ def grade(topic: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="scripts.exercise", description=__doc__.split("\n")[0])
+    parser = Parser(__doc__, prog="scripts.exercise")
     parser.add_argument("--topic", help="which one to make (default: list them)")
     parser.add_argument("--overwrite", action="store_true", help="start again where you have already worked")
     args = parser.parse_args()

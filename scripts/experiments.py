@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from scripts import finetune
-from scripts.support.command_line import run
-from scripts.support.run_directory import write_json
-from scripts.support.terminal import table
+from scripts.support.command_line import Parser, file_name, run, whole
+from scripts.support.run_directory import locked, write_json
+from scripts.support.terminal import table, visible
 
 
 class Experiment(NamedTuple):
@@ -63,43 +63,42 @@ NAMES = {  # of what is measured
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="scripts.experiments", description=__doc__.split("\n")[0])
+    parser = Parser(__doc__, prog="scripts.experiments")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(EXPERIMENTS)} (default: all)")
     parser.add_argument("--base", default="base", help="the base model (default: the demo's)")
-    parser.add_argument("--world", type=Path, default=Path("runs/demo/world"), help="its town (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("runs/experiments"), help="(default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=finetune.SCHEDULE["steps"], help="(default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="draws the order (default: %(default)s)")
+    parser.add_argument(
+        "--world", type=file_name, default=Path("runs/demo/world"), help="its town (default: %(default)s)"
+    )
+    parser.add_argument("--out", type=file_name, default=Path("runs/experiments"), help="(default: %(default)s)")
+    parser.add_argument("--steps", type=whole(1), default=finetune.SCHEDULE["steps"], help="(default: %(default)s)")
+    parser.add_argument("--seed", type=whole(0), default=0, help="draws the order (default: %(default)s)")
     args = parser.parse_args()
     for name in args.names:
         if name not in EXPERIMENTS:
             raise ValueError(f"{name!r}: must be one of {', '.join(EXPERIMENTS)}")
     if not args.world.exists():
         raise FileNotFoundError(f"{args.world}: run `make demo` first")
-    from scripts.support.trial import trial
 
     for name in args.names or EXPERIMENTS:
-        experiment = EXPERIMENTS[name]
-        directory = args.out / name
-        directory.mkdir(parents=True, exist_ok=True)
-        print(f"\n{experiment.question}")
-        found = [
-            trial(
-                name,
-                value,
-                base=args.base,
-                world=args.world,
-                directory=directory,
-                seed=args.seed,
-                steps=args.steps,
-            )
-            for value in experiment.values
-        ]
-        show(experiment, found)
-        draw(experiment, found, directory / f"{name}.png")
-        rows = [{experiment.setting: value, **row} for value, row in zip(experiment.values, found)]
-        write_json(directory / "results.json", {"question": experiment.question, "rows": rows})
-        print(f"  picture: {directory}/{name}.png")
+        with locked(args.out / name):
+            perform(name, args)
+
+
+def perform(name: str, args: argparse.Namespace) -> None:
+    """Try each value of an experiment's setting; write what was found, draw it and show it."""
+    from scripts.support.trial import trial
+
+    experiment = EXPERIMENTS[name]
+    directory = args.out / name
+    print(f"\n{experiment.question}")
+    shared = {"base": args.base, "world": args.world, "directory": directory, "seed": args.seed, "steps": args.steps}
+    found = [trial(name, value, **shared) for value in experiment.values]
+
+    rows = [{experiment.setting: value, **row} for value, row in zip(experiment.values, found)]
+    write_json(directory / "results.json", {"question": experiment.question, "rows": rows})
+    draw(experiment, found, directory / f"{name}.png")
+    show(experiment, found)
+    print(f"  picture: {directory}/{name}.png")
 
 
 def show(experiment: Experiment, found: list[dict]) -> None:
@@ -110,15 +109,15 @@ def show(experiment: Experiment, found: list[dict]) -> None:
         print(f"  (loss on base text before fine-tuning: {found[0]['text_loss_before']:.3f})")
     for value, row in zip(experiment.values, found):
         if "says" in row:
-            print(f"  {value}: {' '.join(row['says'].split())}")
+            print(visible(f"  {value}: {' '.join(row['says'].split())}"))
 
 
 def draw(experiment: Experiment, found: list[dict], path: Path) -> None:
-    from scripts.support.plots import experiment_figure
+    from scripts.support.plots import experiment_figure, save_figure
 
     series = {NAMES[column]: [row[column] for row in found] for column in experiment.columns}
     before = found[0]["text_loss_before"] if experiment.figure == "text_loss" else None
-    experiment_figure(experiment, series, before).savefig(path, dpi=110)
+    save_figure(experiment_figure(experiment, series, before), path)
 
 
 if __name__ == "__main__":

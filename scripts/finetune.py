@@ -4,10 +4,12 @@ python -m scripts.finetune --data mine.jsonl --base runs/demo/base --out runs/mi
 """
 
 import argparse
+import shlex
 from pathlib import Path
 
-from scripts.support.command_line import run
-from scripts.support.run_directory import refuse_existing, write_json
+from scripts.support.command_line import Parser, file_name, run, whole
+from scripts.support.run_directory import locked, refuse_existing, write_json
+from scripts.support.terminal import visible
 from scripts.support.torchrun import processes
 
 SCHEDULE = {"steps": 160, "lr": 5e-4, "weight_decay": 0.0, "precision": "auto", "micro_batches": 1}
@@ -16,11 +18,11 @@ LARGE = {"steps": 120, "lr": 5e-5, "batch_size": 8}  # what differs for a model 
 
 
 def read_flags() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="scripts.finetune", description=__doc__.split("\n")[0])
-    parser.add_argument("--data", required=True, type=Path, help="demonstrations, .jsonl or .json")
+    parser = Parser(__doc__, prog="scripts.finetune")
+    parser.add_argument("--data", required=True, type=file_name, help="demonstrations, .jsonl or .json")
     parser.add_argument("--base", default="base", help="base (the demo's), smollm or a run directory (default: base)")
     parser.add_argument(
-        "--out", type=Path, default=Path("runs/sft"), help="run directory to write (default: %(default)s)"
+        "--out", type=file_name, default=Path("runs/mine"), help="run directory to write (default: %(default)s)"
     )
     parser.add_argument("--overwrite", action="store_true", help="overwrite a model that is already there")
     parser.add_argument("--skip-bad", action="store_true", help="leave out rows that are invalid, and list them")
@@ -28,13 +30,19 @@ def read_flags() -> argparse.Namespace:
         "--corpus", nargs="*", default=[], help="the base model's text, to measure what is forgotten (default: its own)"
     )
     parser.add_argument("--replay", type=float, default=0.0, help="share of base documents in a batch (default: none)")
-    parser.add_argument("--answers", type=int, default=100, help="held-out questions to ask (default: %(default)s)")
-    parser.add_argument("--max-new-tokens", type=int, default=64, help="of an answer (default: %(default)s)")
-    parser.add_argument("--loss-on", default="response", help="response or all (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="draws what is held out and the order (default: 0)")
+    parser.add_argument(
+        "--answers", type=whole(0), default=100, help="held-out questions to ask (default: %(default)s)"
+    )
+    parser.add_argument("--max-new-tokens", type=whole(1), default=64, help="of an answer (default: %(default)s)")
+    parser.add_argument("--loss-on", choices=["response", "all"], default="response", help="(default: %(default)s)")
+    parser.add_argument("--seed", type=whole(0), default=0, help="draws what is held out and the order (default: 0)")
     for name, value in defaults().items():
         shown = f"{value}; {LARGE[name]} for a model of more than 10 M parameters" if name in LARGE else value
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), help=f"(default: {shown})")
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=whole(1) if type(value) is int else type(value),
+            help=f"(default: {shown})",
+        )
     return parser.parse_args()
 
 
@@ -57,6 +65,12 @@ def main() -> None:
     if processes() > 1:
         raise ValueError(f"torchrun started {processes()} processes: fine-tuning runs in one, only pretraining in more")
     refuse_existing(args.out, args.overwrite)
+    with locked(args.out):
+        fine_tune_on_file(args)
+
+
+def fine_tune_on_file(args: argparse.Namespace) -> None:
+    """Read the demonstrations, hold some out, train on the others, write the model and its figures, show them."""
     from minigpt import TrainConfig
     from scripts.support import fine_tuning
     from scripts.support.models import open_model, warn_of_forged_turns
@@ -69,7 +83,7 @@ def main() -> None:
     warn_of_forged_turns(tok)
     examples = fine_tuning.fitting(tok, examples, model.context_length, skipped)
     for problem in (skipped or [])[:10]:
-        print(f"  skipped {problem}")
+        print(visible(f"  skipped {problem}"))
 
     # hold out and encode: errors come before any work
     schedule = chosen(args, model)
@@ -77,18 +91,17 @@ def main() -> None:
     examples, held_out = fine_tuning.hold_out(examples, args.seed)
     held_out_rows = encode_examples(tok, held_out, model.context_length) if held_out else None
     training = encode_examples(tok, examples, model.context_length, args.loss_on)
-    TrainConfig(**schedule)
+    TrainConfig(**schedule, seed=args.seed)
+    replayed = fine_tuning.replayed_rows(args.replay, batch_size) if args.replay else 0
     text = fine_tuning.base_text(args.base, tok, args.corpus, args.out)
 
     # leave room for base documents in each batch
     replay = None
-    demonstrations = batch_size
     if args.replay:
         if not text:
             raise ValueError(f"--replay {args.replay}: needs the base model's text, add --corpus")
-        replayed = fine_tuning.replayed_rows(args.replay, batch_size)
         replay = fine_tuning.replay_batches(model, tok, text[0], replayed, args.seed)
-        demonstrations = batch_size - replayed
+    demonstrations = batch_size - replayed
 
     # say what will be learnt
     picks = epoch_picks(training, demonstrations, args.seed, 0)
@@ -127,8 +140,7 @@ def main() -> None:
     )
     after = look()
 
-    # compare
-    fine_tuning.show_before_and_after(asked, before, after)
+    # compare: written first, then shown
     results = {
         "asked": len(asked),
         "padding": padding(training, picks),
@@ -136,7 +148,9 @@ def main() -> None:
         "after": after.figures,
     }
     write_json(args.out / "results.json", results)
+    fine_tuning.show_before_and_after(asked, before, after)
     print(f"\n  in {args.out}: the model, log.jsonl, loss.png, results.json")
+    print(f"  talk to it: make chat MODEL={shlex.quote(str(args.out))}")
 
 
 if __name__ == "__main__":

@@ -3,10 +3,9 @@
 python -m scripts.generate --prompt "Meet Selma. She" --strategy top_p --top-p .9
 """
 
-import argparse
-
-from scripts.support.command_line import run
-from scripts.support.strategies import STRATEGIES, TASKS, named
+from scripts.support.command_line import Parser, run, whole
+from scripts.support.strategies import STRATEGIES, TASKS, with_knobs
+from scripts.support.terminal import visible
 
 KNOBS = {
     "temperature": float,
@@ -21,19 +20,21 @@ KNOBS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="scripts.generate", description=__doc__.split("\n")[0])
+    parser = Parser(__doc__, prog="scripts.generate")
     parser.add_argument("--prompt", required=True, help="the text to continue")
     parser.add_argument("--model", default="base", help="base, sft, smollm or a run directory (default: %(default)s)")
-    parser.add_argument("--strategy", default="top_p", help=f"{', '.join(STRATEGIES)} (default: %(default)s)")
+    parser.add_argument("--strategy", help=f"{', '.join(STRATEGIES)} (default: top_p)")
     parser.add_argument("--task", choices=TASKS, help="settings by a rule of thumb, in place of a strategy")
-    parser.add_argument("--max-new-tokens", type=int, default=40, help="(default: %(default)s)")
-    parser.add_argument("--seed", type=int, help="the same seed gives the same text (default: a new one)")
+    parser.add_argument("--max-new-tokens", type=whole(1), default=40, help="(default: %(default)s)")
+    parser.add_argument("--seed", type=whole(0), help="the same seed gives the same text (default: a new one)")
     parser.add_argument("--backend", choices=["torch", "numpy"], default="torch", help="numpy: the twin, by hand")
     for name, kind in KNOBS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help="sets this knob of the strategy")
     args = parser.parse_args()
-    name = args.task or args.strategy
-    knobs = named(name) | {knob: getattr(args, knob) for knob in KNOBS if getattr(args, knob) is not None}
+    if args.task and args.strategy:
+        raise ValueError(f"--strategy {args.strategy}: leave it out, --task {args.task} chooses one")
+    name = args.task or args.strategy or "top_p"
+    knobs = with_knobs(name, {knob: getattr(args, knob) for knob in KNOBS if getattr(args, knob) is not None})
     from decoding import uncached
     from minigpt.numpy_gpt import NumpyGPT
     from scripts.support.comparison import Endless, continue_prompt
@@ -50,7 +51,7 @@ def main() -> None:
     said = continue_prompt(
         model, prompt, knobs, max_new_tokens=args.max_new_tokens, eos_id=end_ids(tok), seed=args.seed
     )
-    print(args.prompt + text_of(tok, said))
+    print(visible(args.prompt + text_of(tok, said)))
     mean = said.logprob / max(1, len(said.ids))
     print(f"\n  {name} {knobs}: {len(said.ids)} tokens, stopped by {said.stop}")
     print(f"  log-probability {mean:.2f} per token, repeated 4-grams {repetition(said.ids):.2f}")

@@ -4,10 +4,13 @@ python -m scripts.pretrain --data 'books/*.txt' --out runs/books
 """
 
 import argparse
+from contextlib import ExitStack
 from dataclasses import asdict
+from glob import glob
 from pathlib import Path
 
-from scripts.support.command_line import run
+from scripts.support.command_line import Parser, file_name, run, whole
+from scripts.support.run_directory import locked, write_json
 
 # Measured on the toy world. Every name is one token at its natural vocabulary of about 1,230 ids.
 SHAPE = {"context_length": 128, "n_layers": 4, "n_heads": 4, "d_model": 128, "d_ff": 352, "dropout": 0.0}
@@ -21,22 +24,46 @@ def main() -> None:
     from scripts.support.stop_and_resume import which_save
     from scripts.support.torchrun import joined
 
-    args.resume = which_save(args.resume) if args.resume else False
-    if args.backend == "numpy":
-        if args.resume or args.save_every or args.compile:
-            raise ValueError("--backend numpy: leave out --resume, --save-every and --compile, it has none of them")
-        unset = [name for name in NUMPY_SCHEDULE if getattr(args, name) == SCHEDULE.get(name)]
-        vars(args).update({name: NUMPY_SCHEDULE[name] for name in unset})  # what isn't set by hand fits the twin
+    args.resume = False if args.resume is None else which_save(args.resume)
+    args.data = [pattern for text in args.data for pattern in patterns_in(text)]
+    choose_schedule(args)
     with joined(args.device) as device:
         pretrain_on_files(args, device)
+
+
+def choose_schedule(args: argparse.Namespace) -> None:
+    """Fill in the schedule that isn't set by hand. ValueError that names a flag which doesn't belong to this run."""
+    typed = {name for name in SCHEDULE if getattr(args, name) is not None}
+    defaults = SCHEDULE | (NUMPY_SCHEDULE if args.backend == "numpy" else {})
+    vars(args).update({name: defaults[name] for name in SCHEDULE if name not in typed})
+
+    strange = {"muon_lr": args.optimizer != "muon" and "muon_lr" in typed}
+    if args.backend == "numpy":
+        has_not = {"resume": False, "save_every": None, "compile": False, "dropout": 0.0, "micro_batches": 1}
+        has_not |= {"optimizer": "adamw", "precision": "fp32"}
+        strange |= {name: getattr(args, name) != value for name, value in has_not.items()}
+        strange["device"] = args.device == "cuda"
+    found = [f"--{name.replace('_', '-')} {getattr(args, name)}" for name, is_strange in strange.items() if is_strange]
+    if found:
+        whose = "--backend numpy" if args.backend == "numpy" else f"--optimizer {args.optimizer}"
+        raise ValueError(f"{', '.join(found)}: {whose} has no such choice, leave it out")
+
+
+def patterns_in(text: str) -> list[str]:
+    """The patterns in what DATA says: several, with spaces between them, unless files have such a name.
+
+    >>> patterns_in("books/*.txt")
+    ['books/*.txt']
+    """
+    parts = text.split()
+    several = not (Path(text).exists() or glob(text)) and all(Path(part).exists() or glob(part) for part in parts)
+    return parts if several and parts else [text]
 
 
 def pretrain_on_files(args: argparse.Namespace, device: str) -> None:
     """Prepare the text unless a run is resumed, train, and report."""
     from minigpt import GPTConfig, TrainConfig
-    from scripts.support.models import open_tokenizer
-    from scripts.support.pretraining import begin_run, pretrain
-    from scripts.support.run_directory import write_json
+    from scripts.support.pretraining import begin_run
     from scripts.support.stop_and_resume import fingerprint, prepared_files
     from scripts.support.torchrun import once
 
@@ -47,10 +74,19 @@ def pretrain_on_files(args: argparse.Namespace, device: str) -> None:
 
     # what a run depends on is noted, so that it is resumed with the same
     settings |= {"batch_size": args.batch_size, "data": fingerprint(args.data)}
-    with once() as first:
-        if first and not args.resume:
-            begin_run(args)
-    settings |= prepared_files(args.out)
+    with ExitStack() as until_the_end:
+        with once() as first:
+            if first:
+                until_the_end.enter_context(locked(args.out))
+                if not args.resume:
+                    begin_run(args)
+        train_and_report(args, device, shape, schedule, settings | prepared_files(args.out))
+
+
+def train_and_report(args: argparse.Namespace, device: str, shape: dict, schedule: dict, settings: dict) -> None:
+    """Train on the prepared files, and say what came of it."""
+    from scripts.support.models import open_tokenizer
+    from scripts.support.pretraining import pretrain
 
     # train; the twin can be neither stopped nor resumed
     saving = {}
@@ -65,17 +101,19 @@ def pretrain_on_files(args: argparse.Namespace, device: str) -> None:
     if result:
         write_json(args.out / "results.json", result)
         print(f"  validation loss {result['val_loss']:.3f} after {result['steps']} steps")
-        print(f"  in {args.out}: the model, log.jsonl, loss.png")
+        print(
+            f"  in {args.out}: the model, log.jsonl, loss.png; make generate MODEL={args.out} PROMPT=… continues a text"
+        )
 
 
 def parsed() -> argparse.Namespace:
     """The command line's flags."""
-    parser = argparse.ArgumentParser(prog="scripts.pretrain", description=__doc__.split("\n")[0])
+    parser = Parser(__doc__, prog="scripts.pretrain")
     parser.add_argument(
         "--data", nargs="+", required=True, help="text files or quoted patterns; <|endoftext|> separates documents"
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("runs/pretrain"), help="run directory to write (default: %(default)s)"
+        "--out", type=file_name, default=Path("runs/pretrain"), help="run directory to write (default: %(default)s)"
     )
     parser.add_argument("--overwrite", action="store_true", help="overwrite an existing model")
     parser.add_argument(
@@ -85,19 +123,21 @@ def parsed() -> argparse.Namespace:
         metavar="STEP",
         help="resume from the newest save or from this step",
     )
-    parser.add_argument("--save-every", type=int, help="steps between saves, 0 for none (default: a tenth of the run)")
+    parser.add_argument(
+        "--save-every", type=whole(0), help="steps between saves, 0 for none (default: a tenth of the run)"
+    )
     parser.add_argument(
         "--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: cuda if there is one (default)"
     )
     parser.add_argument("--compile", action="store_true", help="torch.compile the model: pays after some minutes")
     parser.add_argument("--vocab-size", type=int, default=VOCAB_SIZE, help="tokens at most (default: %(default)s)")
-    parser.add_argument("--batch-size", type=int, default=BATCH_SIZE, help="rows per step (default: %(default)s)")
+    parser.add_argument("--batch-size", type=whole(1), default=BATCH_SIZE, help="rows per step (default: %(default)s)")
     parser.add_argument("--backend", choices=["torch", "numpy"], default="torch", help="numpy: the twin, by hand")
-    parser.add_argument("--seed", type=int, default=0, help="draws weights and order (default: %(default)s)")
-    for group in (SHAPE, SCHEDULE):
-        for name, value in group.items():
-            flag = f"--{name.replace('_', '-')}"
-            parser.add_argument(flag, type=type(value), default=value, help="(default: %(default)s)")
+    parser.add_argument("--seed", type=whole(0), default=0, help="draws weights and order (default: %(default)s)")
+    for name, value in (SHAPE | SCHEDULE).items():
+        flag = f"--{name.replace('_', '-')}"
+        default = None if name in SCHEDULE else value  # the schedule's depend on the backend
+        parser.add_argument(flag, type=type(value), default=default, help=f"(default: {value})")
     return parser.parse_args()
 
 

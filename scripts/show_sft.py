@@ -3,23 +3,21 @@
 python -m scripts.show_sft --data mine.jsonl --n 3 --model base
 """
 
-import argparse
 import sys
-from pathlib import Path
 
-from scripts.support.command_line import run
-from scripts.support.terminal import GREY, RESET
+from scripts.support.command_line import Parser, file_name, run, whole
+from scripts.support.terminal import GREY, RESET, piece_of, visible
 
 LEARNT = ["\033[30;42m", "\033[30;46m"]  # two colours that take turns, so that each token shows
 GIVEN = [GREY, "\033[4;90m"]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="scripts.show_sft", description=__doc__.split("\n")[0])
-    parser.add_argument("--data", required=True, type=Path, help="demonstrations, .jsonl or .json")
+    parser = Parser(__doc__, prog="scripts.show_sft")
+    parser.add_argument("--data", required=True, type=file_name, help="demonstrations, .jsonl or .json")
     parser.add_argument("--model", default="base", help="whose tokenizer, layout and context (default: %(default)s)")
-    parser.add_argument("--n", type=int, default=3, help="how many to show (default: %(default)s)")
-    parser.add_argument("--loss-on", default="response", help="response or all (default: %(default)s)")
+    parser.add_argument("--n", type=whole(0), default=3, help="how many to show (default: %(default)s)")
+    parser.add_argument("--loss-on", choices=["response", "all"], default="response", help="(default: %(default)s)")
     parser.add_argument("--skip-bad", action="store_true", help="leave out rows that are invalid, and list them")
     args = parser.parse_args()
     from scripts.support.models import open_model
@@ -45,7 +43,7 @@ def main() -> None:
 
     # count all
     for problem in skipped or []:
-        print(f"skipped {problem}")
+        print(visible(f"skipped {problem}"))
     learnt = sum(sum(row[1:]) for row in rows.learn)
     tokens = sum(len(row) for row in rows.ids)
     print(f"{len(examples):,} demonstrations: {learnt:,} of {tokens:,} tokens learnt, {learnt / tokens:.0%}; ", end="")
@@ -55,7 +53,7 @@ def main() -> None:
 
 def marked(tok, ids: list[int], learn: list[bool], colour: bool) -> str:
     """A conversation, token by token; without colour, learnt tokens stand in brackets."""
-    pieces = [tok.token_bytes(id).decode("utf-8", errors="replace").replace("\n", "⏎") for id in ids]
+    pieces = [piece_of(tok, id).replace("\n", "⏎") for id in ids]
     if colour:
         marks = [(LEARNT if learnt else GIVEN)[n % 2] for n, learnt in enumerate(learn)]
         return "".join(f"{mark}{piece}{RESET}" for mark, piece in zip(marks, pieces))

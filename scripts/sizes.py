@@ -3,9 +3,7 @@
 python -m scripts.sizes
 """
 
-import argparse
-
-from scripts.support.command_line import run
+from scripts.support.command_line import Parser, run
 from scripts.support.terminal import table
 
 # The makers' counts: sums over the published files' tensors.
@@ -67,7 +65,7 @@ def training(name: str = "Llama 3 405B") -> dict[str, float]:
 
 
 def main() -> None:
-    argparse.ArgumentParser(prog="scripts.sizes", description=__doc__.split("\n")[0]).parse_args()
+    Parser(__doc__, prog="scripts.sizes").parse_args()
     rows = []
     for name, published in PUBLISHED.items():
         config = config_of(name)

@@ -4,26 +4,32 @@ python -m scripts.twin --steps 300
 """
 
 import argparse
-import json
 import statistics
 from pathlib import Path
 
 from scripts import toyworld
 from scripts.pretrain import BATCH_SIZE, NUMPY_SCHEDULE, SHAPE, VOCAB_SIZE
-from scripts.support.command_line import run
-from scripts.support.run_directory import write_json
+from scripts.support.command_line import Parser, file_name, run, whole
+from scripts.support.run_directory import locked, read_rows, refuse_foreign, write_json
 from scripts.support.terminal import table
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="scripts.twin", description=__doc__.split("\n")[0])
-    parser.add_argument("--out", type=Path, default=Path("runs/twin"), help="written anew (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=300, help="2000 reach the demo's loss (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser = Parser(__doc__, prog="scripts.twin")
+    parser.add_argument("--out", type=file_name, default=Path("runs/twin"), help="written anew (default: %(default)s)")
+    parser.add_argument("--steps", type=whole(1), default=300, help="2000 reach the demo's loss (default: %(default)s)")
+    parser.add_argument("--seed", type=whole(0), default=0)
     args = parser.parse_args()
+    refuse_foreign(args.out, ["results.json", "loss.png", "torch", "numpy"], mark="torch/train.npy")
+    with locked(args.out):
+        train_both(args)
+
+
+def train_both(args: argparse.Namespace) -> None:
+    """Train with each backend, write both logs and their picture, and show how far apart they are."""
     from minigpt import TrainConfig
     from minigpt.corpus import Piece
-    from scripts.support.plots import curves_figure
+    from scripts.support.plots import curves_figure, save_figure
     from scripts.support.pretraining import prepare, pretrain
 
     schedule, logs, rows = NUMPY_SCHEDULE | {"steps": args.steps}, {}, []
@@ -33,16 +39,16 @@ def main() -> None:
         directory = args.out / backend
         tok = prepare(documents, directory, VOCAB_SIZE, SHAPE["context_length"])
         _, result = pretrain(tok, directory, SHAPE, schedule, BATCH_SIZE, args.seed, backend=backend)
-        logs[backend] = [json.loads(line) for line in (directory / "log.jsonl").read_text().splitlines()]
+        logs[backend] = read_rows(directory / "log.jsonl")
         seconds = statistics.median(row["seconds"] for row in logs[backend]) * args.steps
         rows.append([backend, result["val_loss"], result["tokens_per_second"], round(seconds)])
-    table(["backend", "validation loss", "tokens/s", "seconds"], rows)
     apart = max(abs(a["loss"] - b["loss"]) for a, b in zip(*logs.values()))
-    print(f"  the two curves are never further apart than {apart:.1e} nats")
     figure = curves_figure({name: [row["loss"] for row in log] for name, log in logs.items()})
-    figure.savefig(args.out / "loss.png", dpi=110)
+    save_figure(figure, args.out / "loss.png")
     columns = ["backend", "val_loss", "tokens_per_second", "seconds"]
     write_json(args.out / "results.json", {"apart": apart, "runs": [dict(zip(columns, row)) for row in rows]})
+    table(["backend", "validation loss", "tokens/s", "seconds"], rows)
+    print(f"  the two curves are never further apart than {apart:.1e} nats")
     print(f"  picture: {args.out}/loss.png")
 
 

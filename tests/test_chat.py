@@ -210,7 +210,7 @@ def test_fine_tuning_notes_what_a_model_was_made_from(tmp_path, tok):
     examples = [Example(turns[:2]), Example(turns)]
     finetune(model, tok, examples, tmp_path / "sft", schedule={"steps": 1}, batch_size=2, seed=0, base="runs/books")
     assert made_from(tmp_path / "sft") == {"base": "runs/books", "turns": 2}
-    assert made_from(model_directory(str(tmp_path))) == {"base": "base", "turns": 1}
+    assert made_from(model_directory(str(tmp_path))) == {"base": None, "turns": 1}
 
 
 class Terminal:

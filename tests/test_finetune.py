@@ -177,7 +177,7 @@ def test_numbers_that_make_no_sense_are_refused_before_anything_is_written(
 ):
     flags = ["--data", own_file, "--skip-bad", "--base", tmp_path / "base", "--out", tmp_path / "out"]
     assert call(monkeypatch, finetune, *flags, f"--{flag}", 0) == 2
-    assert f"{flag.replace('-', '_')}=0: must be at least 1" in capsys.readouterr().err
+    assert f"--{flag}: '0': must be a whole number, at least 1" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

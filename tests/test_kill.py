@@ -328,7 +328,7 @@ def test_a_run_killed_again_and_again_ends_with_the_weights_of_an_undisturbed_on
         assert runs("--out", tmp_path / "whole") == 0
         cut, status = tmp_path / "cut", None
         while status != 0:
-            resume = ["--resume"] if saves(cut) else []
+            resume = ["--resume"] if saves(cut) else ["--overwrite"]
             seen = str(cut / "log.jsonl") if kills % 5 else None  # now and then before the first step
             after = draw.uniform(0, 0.1) if kills < 25 else None
             status = runs("--out", cut, *resume, seen=seen, after=after)

@@ -69,8 +69,10 @@ def test_the_results_say_which_seed_reached_the_target_when(monkeypatch, capsys,
     monkeypatch.setattr(race, "MEASURED", 2)
     monkeypatch.setattr(race, "PEER_STEPS", 1)  # so the long run is a short one
     monkeypatch.setattr(racer, "LONG", racer.LONG._replace(context=16))  # the validation text is short
-    for target, reached in ((9.0, True), (0.1, False)):
+    known = (len(TEXT), len(set(TEXT)))
+    for target, its_text, reached in ((9.0, known, True), (0.1, known, False), (9.0, race.TINY_SHAKESPEARE, False)):
         monkeypatch.setattr(race, "TARGET", target)
+        monkeypatch.setattr(race, "TINY_SHAKESPEARE", its_text)
         assert call(monkeypatch, race, "--data", text, "--out", tmp_path, "--seeds", 2, "--steps", 2) == 0
         results = json.loads((tmp_path / "results.json").read_text())
         assert results["target"] == target and results["peer_seconds"] > 0

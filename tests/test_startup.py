@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 SCRIPTS = [
     ".".join(path.relative_to(ROOT / "scripts").with_suffix("").parts)
     for path in sorted((ROOT / "scripts").rglob("*.py"))
-    if "ArgumentParser" in path.read_text("utf-8")
+    if "Parser(" in path.read_text("utf-8") and path.name != "command_line.py"
 ]
 HEAVY = {
     "torch",

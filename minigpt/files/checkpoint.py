@@ -87,11 +87,13 @@ def load_checkpoint(
 
 def checkpoints(run: Path | str) -> list[Path]:
     """The complete checkpoints of a run, oldest first."""
-    return sorted((Path(run) / "checkpoints").glob("step-*"), key=_step)
+    found = (Path(run) / "checkpoints").glob("step-*")
+    return sorted((path for path in found if _step(path) > 0), key=_step)
 
 
 def _step(checkpoint: Path) -> int:
-    return int(checkpoint.name.removeprefix("step-"))
+    number = checkpoint.name.removeprefix("step-")
+    return int(number) if number.isdecimal() else 0  # 0: somebody's copy, like step-10.bak
 
 
 def _find(run: Path | str, step: int | None) -> Path:

@@ -54,9 +54,9 @@ def remove(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write text as UTF-8."""
+    """Write text as UTF-8; half of a surrogate pair, which UTF-8 lacks, becomes an escape: in JSON, that is itself."""
     with written_whole(path) as aside:
-        aside.write_text(text, encoding="utf-8")
+        aside.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path, content: object) -> None:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from scripts.support.command_line import run
+from scripts.support.command_line import run, whole
 from scripts.support.run_directory import write_json
 from scripts.support.terminal import table
 
@@ -106,7 +106,7 @@ def twin_row(pairs: int) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts.lab.bench", description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="(default: %(default)s)")
-    parser.add_argument("--pairs", type=int, default=PAIRS, help="timed pairs a row (default: %(default)s)")
+    parser.add_argument("--pairs", type=whole(1), default=PAIRS, help="timed pairs a row (default: %(default)s)")
     parser.add_argument("--small", action="store_true", help="leave out the model of GPT-2's size")
     args = parser.parse_args()
     import torch

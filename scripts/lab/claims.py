@@ -3,9 +3,7 @@
 python -m scripts.lab.claims
 """
 
-import argparse
 import ast
-import json
 import sys
 from collections import defaultdict
 from collections.abc import Callable
@@ -14,7 +12,7 @@ from typing import NamedTuple
 
 from scripts import sizes
 from scripts.exercise import ROOT, find
-from scripts.support.command_line import run
+from scripts.support.command_line import Parser, file_name, run
 
 RESULTS = Path("runs/demo/results.json")
 
@@ -268,28 +266,28 @@ def not_there(code: str) -> list[str]:
 
 def figure(claim: Claim, results: dict) -> str | None:
     """A statement's figure, None when the results don't have it."""
-    by_name = {
-        "algorithm": {row["strategy"]: row for row in results.get("decoding", [])},
-        "task": {row["task"]: row for row in results.get("tasks", [])},
-    }
     try:
+        by_name = {
+            "algorithm": {row["strategy"]: row for row in results.get("decoding", [])},
+            "task": {row["task"]: row for row in results.get("tasks", [])},
+        }
         if isinstance(claim.figure, str):
             return claim.figure.format(**results, **by_name)
         return claim.figure(results) if claim.figure else None
-    except (KeyError, StopIteration):
+    except (LookupError, StopIteration, TypeError, ValueError, AttributeError):
         return None
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="scripts.lab.claims", description=__doc__.split("\n")[0])
-    parser.add_argument("--results", type=Path, help=f"of a demo (default: {RESULTS}, if it is there)")
+    parser = Parser(__doc__, prog="scripts.lab.claims")
+    parser.add_argument("--results", type=file_name, help=f"of a demo (default: {RESULTS}, if it is there)")
     parser.add_argument("--markdown", action="store_true", help="print the table of docs/lecture.md")
     args = parser.parse_args()
 
     # read
     tests = tests_of_claims(ROOT / "tests")
     path = args.results or RESULTS
-    results = json.loads(path.read_text()) if args.results or path.exists() else None
+    results = read_results(path) if args.results or path.exists() else None
     figures = {number: figure(claim, results) for number, claim in CLAIMS.items()} if results else {}
 
     # print
@@ -309,6 +307,13 @@ def main() -> None:
             complete = False
     if not complete:
         sys.exit(1)
+
+
+def read_results(path: Path) -> dict:
+    """A demo's results.json. ValueError that names the file when it holds anything else."""
+    from minigpt.files.reading import read_json  # here: it loads torch, which --help can do without
+
+    return read_json(path)
 
 
 def print_claim(number: str, claim: Claim, tests: list[str], measured: str | None) -> None:

@@ -23,6 +23,8 @@ from pathlib import Path
 from queue import Queue
 from typing import NamedTuple
 
+from scripts.support.command_line import Parser, run, whole
+
 ROOT = Path(__file__).resolve().parents[2]
 COPIED = ("plain_or_fast.py", "minigpt", "decoding", "sft", "scripts", "tests", "pyproject.toml")
 SECONDS = 300  # a fault that makes a loop endless counts as caught
@@ -200,12 +202,14 @@ def survives(fault: Fault, project: Path) -> bool:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="*", help="which to break (default: those of decoding)")
-    parser.add_argument("--sample", type=int, default=40, help="how many faults, drawn at random (default 40; 0: all)")
-    parser.add_argument("--seed", type=int, default=0, help="of the drawing (default 0)")
+    parser.add_argument(
+        "--sample", type=whole(0), default=40, help="how many faults, drawn at random (default 40; 0: all)"
+    )
+    parser.add_argument("--seed", type=whole(0), default=0, help="of the drawing (default 0)")
     parser.add_argument("--only", metavar="TEXT", default="", help="the faults whose function or change has this text")
-    parser.add_argument("--jobs", type=int, default=2, help="how many at a time (default 2)")
+    parser.add_argument("--jobs", type=whole(1), default=2, help="how many at a time (default 2)")
     parser.add_argument("--list", action="store_true", help="only show the faults")
     arguments = parser.parse_args()
 
@@ -252,4 +256,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -27,8 +27,8 @@ from scripts.support.measuring.answers import (
 from scripts.support.pretraining import prepare
 from scripts.support.pretraining import pretrain as pretrain_and_write
 from scripts.support.report import write_report
-from scripts.support.run_directory import write_json
-from scripts.support.terminal import table
+from scripts.support.run_directory import read_rows, write_json
+from scripts.support.terminal import table, visible
 from sft import encode_examples, read_examples
 from sft.finetune import train
 
@@ -51,7 +51,7 @@ def tell(out: Path, seed: int, *, quick: bool, quiz: bool, memorised: bool) -> N
     questions = read_questions(out / "world" / "questions.jsonl")
     ten = [q for q in questions if q["phrasing_seen"]][:10]
     trace = decode(base, tok, ten[0], watch, seed)
-    demonstrations = read_questions(out / "world" / "demonstrations.jsonl")
+    demonstrations = read_rows(out / "world" / "demonstrations.jsonl", "prompt", "response")
     answers, told, asked = ask_base_model(base, tok, questions, ten, demonstrations, watch)
 
     # fine-tuning, and what it changes
@@ -163,7 +163,7 @@ def ask_base_model(
         told = continuations(base, tok, [as_text(tok, q["cloze"]) for q in ten], 6)
         asked = continuations(base, tok, [as_text(tok, q["question"]) for q in ten], 40)
     for q, said in list(zip(ten, asked))[:3]:
-        print(f"  {q['question']} ⟶ {said.strip()}")
+        print(visible(f"  {q['question']} ⟶ {said.strip()}"))
     return answers, told, asked
 
 
@@ -205,7 +205,8 @@ def ask_tuned_model(tuned, tok, questions: list[dict], ten: list[dict], watch: S
         answers["sft_cloze"] = cloze(tuned, tok, questions)
         answered = continuations(tuned, tok, [as_question(tok, q["question"]) for q in ten], 40)
     for q, said in list(zip(ten, answered))[:3]:
-        print(f"  {q['question']} ⟶ {said}{'' if said == q['answer'] else '   (' + q['answer'] + ')'}")
+        right = "" if said == q["answer"] else f"   ({q['answer']})"
+        print(visible(f"  {q['question']} ⟶ {said}{right}"))
     return answers, answered
 
 

@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from minigpt import TrainConfig, evaluate, read_tokens, save, token_batches
+from minigpt import TrainConfig, evaluate, read_tokens, token_batches
 from minigpt.corpus import read_corpus, split, write_token_files
 from minigpt.data import Batches
+from minigpt.files.writing import remove
 from scripts.support.measuring.answers import decode_greedily, question_and_answer, text_of
 from scripts.support.measuring.text_loss import WINDOW, text_loss
 from scripts.support.models import model_directory
-from scripts.support.run_directory import write_json
+from scripts.support.run_directory import save_anew, write_json
 from scripts.support.stop_and_resume import LossLog
-from scripts.support.terminal import show_progress, show_reading, table
+from scripts.support.terminal import ENDS_AT_ONCE, show_progress, show_reading, table, visible
 from sft import Example, Message, collate, encode_conversation, encode_examples, epoch_picks, fine_tune, padding
 from sft.data import Rows
 
@@ -114,8 +115,9 @@ def finetune(
         log.add(step)
         losses.append(step.loss)
 
-    # write
-    save(directory, model.eval(), tok)
+    # write; saves of a pretraining run that was here have nothing to do with this model
+    remove(directory / "checkpoints")
+    save_anew(directory, model.eval(), tok)
     turns = max(sum(message.role == "user" for message in example.messages) for example in examples)
     write_json(directory / "made_from.json", {"base": str(base), "turns": turns})
     log.plot()
@@ -195,4 +197,5 @@ def show_before_and_after(asked: list[Question], before: Look, after: Look) -> N
     for (messages, meant), old, new in list(zip(asked, before.texts, after.texts))[:3]:
         print()
         for label, line in [("", messages[-1].content), ("before: ", old), ("after:  ", new), ("meant:  ", meant)]:
-            print(f"  {'  ' if label else ''}{label}{' '.join(line.split())}")
+            shown = " ".join(line.split()) or ENDS_AT_ONCE
+            print(visible(f"  {'  ' if label else ''}{label}{shown}"))

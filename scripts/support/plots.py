@@ -1,10 +1,14 @@
 """Pictures of a run, from its data: loss curves, a distribution before and after each filter, a beam tree."""
 
 import io
-import json
 import math
 from html import escape
 from pathlib import Path
+
+from minigpt.files.reading import read_json
+from minigpt.files.writing import written_whole
+from scripts.support.run_directory import read_rows
+from scripts.support.terminal import visible
 
 INK, GREY, BLUE, ORANGE, GREEN = "#222222", "#b8b8b8", "#2f6db5", "#d9772b", "#3a8f5c"
 
@@ -14,7 +18,9 @@ def figure(width: float, height: float, rows: int = 1, columns: int = 1, **layou
     import matplotlib
     from matplotlib.figure import Figure
 
-    matplotlib.rcParams.update({"font.size": 10, "svg.fonttype": "none", "font.family": "sans-serif"})
+    matplotlib.rcParams.update(
+        {"font.size": 10, "svg.fonttype": "none", "font.family": "sans-serif", "text.parse_math": False}
+    )
     fig = Figure(figsize=(width, height), layout="constrained")
     grid = fig.subplots(rows, columns, squeeze=False, **layout)
     for axes in grid.flat:
@@ -24,7 +30,7 @@ def figure(width: float, height: float, rows: int = 1, columns: int = 1, **layou
 
 def loss_figure(log: Path, title: str, ln_vocab: float | None = None):
     """The training loss as a line, validation as dots, and ln V, where an untrained model stands."""
-    rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    rows = read_rows(log)
     steps, losses = [row["step"] for row in rows], [row["loss"] for row in rows]
     measured = [(row["step"], row["val_loss"]) for row in rows if "val_loss" in row]
     fig, axes = figure(9.6, 3.4)
@@ -62,6 +68,7 @@ def ratios_figure(rows: list[dict], title: str):
     axes.bar_label(bars, [f"{ratio:.2f}" for ratio in ratios], padding=3, fontsize=8)
     axes.invert_yaxis()
     axes.set(xscale="log", xlabel="times as fast", title=title)
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.margins(x=0.1)  # room for the figures beside the bars
     axes.tick_params(labelsize=8)
     return fig
@@ -100,11 +107,17 @@ def experiment_figure(experiment, series: dict[str, list[float]], before: float 
 def save_loss_plot(directory: Path) -> None:
     """Draw the run's log.jsonl into loss.png, when matplotlib is there."""
     try:
-        tokenizer = json.loads((directory / "config.json").read_text())
-        fig = loss_figure(directory / "log.jsonl", directory.name, math.log(tokenizer["vocab_size"]))
+        config = read_json(directory / "config.json")
+        fig = loss_figure(directory / "log.jsonl", directory.name, math.log(config["vocab_size"]))
     except ImportError:
         return
-    fig.savefig(directory / "loss.png", dpi=110)
+    save_figure(fig, directory / "loss.png")
+
+
+def save_figure(fig, path: Path) -> None:
+    """Write a figure as a .png, whole or not at all."""
+    with written_whole(path) as aside:
+        fig.savefig(aside, format="png", dpi=110)
 
 
 def svg(fig) -> str:
@@ -130,7 +143,7 @@ def filter_figure(stages: list[tuple[str, list[float]]], tokens: list[str]):
                 p + 0.02 * most, place, f"{p:.2f}" if p else "out", va="center", fontsize=8, color=INK if p else GREY
             )
         axes.set_title(title, fontsize=10, loc="left")
-        axes.set(yticks=places, yticklabels=tokens, xlim=(0, 1.25 * most), xticks=[])
+        axes.set(yticks=places, yticklabels=[visible(token) for token in tokens], xlim=(0, 1.25 * most), xticks=[])
         axes.invert_yaxis() if axes is panels.flat[0] else None  # the panels share this axis
         axes.spines[["top", "right", "bottom"]].set_visible(False)
     return fig
@@ -143,6 +156,7 @@ def kept_figure(steps: list[dict]):
     axes.step(places, [step["top_p"] for step in steps], where="mid", color=BLUE, label="top-p")
     axes.step(places, [step["top_k"] for step in steps], where="mid", color=ORANGE, label="top-k")
     axes.set(xlabel="step", ylabel="tokens kept", yscale="log")
+    axes.yaxis.set_major_formatter("{x:g}")
     axes.legend(frameon=False, fontsize=9, loc="center right")
     return fig
 

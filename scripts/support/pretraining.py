@@ -21,7 +21,6 @@ from minigpt import (
     load_checkpoint,
     numpy_gpt,
     read_tokens,
-    save,
     save_checkpoint,
     token_batches,
     train,
@@ -31,15 +30,16 @@ from minigpt.data import Batches
 from minigpt.fast import processes
 from minigpt.files.tokenizer_json import to_json
 from minigpt.files.writing import write_text
-from scripts.support.run_directory import refuse_existing
+from scripts.support.run_directory import refuse_existing, save_anew
 from scripts.support.stop_and_resume import LossLog, refuse_saves, stoppable
 from scripts.support.terminal import show_progress, show_reading
 
 
 def begin_run(args: argparse.Namespace) -> None:
     """Prepare a new run's directory: tokenizer and token files. ValueError if it holds another run, unless asked."""
+    if not (args.out / "config.json").exists():
+        refuse_saves(args.out, args.overwrite)
     refuse_existing(args.out, args.overwrite)
-    refuse_saves(args.out, args.overwrite)
     tok = prepare(read_corpus(args.data), args.out, args.vocab_size, args.context_length)
 
     # until the new model is written, there is none
@@ -124,9 +124,10 @@ def pretrain(
     watch(steps, config, log, lambda: validation_loss(model, validation, tok, config), save_step, save_every)
 
     # the result
-    save(directory, model, tok)
+    save_anew(directory, model, tok)
+    figures = summary(log)
     log.plot()
-    return model, {"ln_vocab": ln_vocab, "vocab_size": tok.vocab_size, "parameters": parameters} | summary(log)
+    return model, {"ln_vocab": ln_vocab, "vocab_size": tok.vocab_size, "parameters": parameters} | figures
 
 
 def numpy_steps(model: GPT, batches: Batches, config: TrainConfig) -> Iterator[Step]:
@@ -161,12 +162,12 @@ def validation_loss(model: GPT, tokens, tok: Tokenizer, config: TrainConfig) -> 
 
 
 def summary(log: LossLog) -> dict:
-    """What a whole run's log says."""
+    """What a whole run's log says. ValueError when it was lost, and no step was left to be logged anew."""
     rows = log.rows()
     speeds = [row["tokens"] / row["seconds"] for row in rows]
     return {
         "first_loss": rows[0]["loss"],
         "val_loss": rows[-1]["val_loss"],
-        "steps": len(rows),
+        "steps": rows[-1]["step"],
         "tokens_per_second": round(statistics.median(speeds)),
     }

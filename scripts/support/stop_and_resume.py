@@ -1,19 +1,21 @@
 """How a training run is stopped, saved, resumed and logged."""
 
 import json
+import math
 import re
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from glob import glob
 from hashlib import sha256
-from itertools import islice
 from pathlib import Path
 
 from minigpt.fast import processes
 from minigpt.files.checkpoint import checkpoints
 from minigpt.files.reading import file_hash
+from minigpt.files.writing import write_text
 from scripts.support.plots import save_loss_plot
+from scripts.support.run_directory import read_rows
 from scripts.support.torchrun import once
 
 
@@ -67,9 +69,11 @@ def which_save(name: str) -> int | bool:
     >>> which_save("runs/books/checkpoints/step-40"), which_save("newest")
     (40, True)
     """
-    found = re.fullmatch(r"(?:.*step-)?(\d+)/?", name)
+    found = re.fullmatch(r"(?:.*step-)?0*([1-9]\d*)/?", name)
     if name != "newest" and not found:
-        raise ValueError(f"--resume {name}: must be the step of a save, like 40 or checkpoints/step-40, or be left out")
+        raise ValueError(
+            f"--resume {name or repr(name)}: must be the step of a save, like 40 or checkpoints/step-40, or be left out"
+        )
     return int(found[1]) if found else True
 
 
@@ -95,18 +99,31 @@ def prepared_files(directory: Path) -> dict[str, str]:
     return {path.name: file_hash(path)[:16] for path in paths}
 
 
+def step_of(line: str) -> float:
+    """The step that a line of a log tells of; infinity if the line is damaged, as a kill may leave the last one."""
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return math.inf
+
+
 class LossLog:
     """A run's log.jsonl: one line per step, with the validation loss where it was measured; and its plot.
 
-    done: how many steps a resumed run has behind it. Later lines are removed, since their steps are made again.
+    done: how many steps a resumed run has behind it. Later lines are removed, since their steps are made again. The
+    log may have been lost: then it begins here. ValueError if it is a link, which would be followed to elsewhere.
     """
 
     def __init__(self, directory: Path, done: int = 0):
         self.directory = directory
         self.path = directory / "log.jsonl"
-        with open(self.path, "a+b") as file:
-            file.seek(0)
-            file.truncate(sum(len(line) for line in islice(file, done)))
+        if self.path.is_symlink():
+            raise ValueError(f"{self.path}: is a link to {self.path.resolve()}; remove it, or choose another OUT=…")
+        kept = []
+        if done and self.path.exists():
+            lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+            kept = [line for line in lines if step_of(line) <= done]
+        write_text(self.path, "".join(kept))
 
     def add(self, step, validation: float | None = None) -> None:
         row = {"step": step.step, "loss": step.loss, "lr": step.lr, "grad_norm": step.grad_norm}
@@ -117,7 +134,7 @@ class LossLog:
             file.write(json.dumps(row) + "\n")
 
     def rows(self) -> list[dict]:
-        return [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
+        return read_rows(self.path)
 
     def plot(self) -> None:
         save_loss_plot(self.directory)

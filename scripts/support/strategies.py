@@ -21,6 +21,13 @@ STRATEGIES = {
     "min_p": Strategy("", {"min_p": 0.1}, "drawn from those near the best"),
 }
 
+# The knobs of each algorithm; all that draw have the same ones.
+SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "no_repeat_ngram")
+KNOBS = {
+    "greedy": ("repetition_penalty", "no_repeat_ngram"),
+    "beam": ("width", "length_penalty", "no_repeat_ngram"),
+}
+
 NEW_TOKENS = 110  # long enough for greedy decoding to fall into its loop
 
 # By task (G10): a rule of thumb from OpenAI's developer forum, thread 172683, given there without measurements.
@@ -45,3 +52,18 @@ def named(name: str) -> dict:
     if name not in STRATEGIES:
         raise ValueError(f"{name!r} is not one of {', '.join([*STRATEGIES, *TASKS])}")
     return dict(STRATEGIES[name].arguments)
+
+
+def with_knobs(name: str, knobs: dict) -> dict:
+    """The arguments of a strategy or a task, some of them set by hand. ValueError that names a knob it doesn't have.
+
+    >>> with_knobs("beam", {"width": 3})
+    {'width': 3}
+    """
+    arguments = named(name)
+    has = KNOBS.get(name, SAMPLING)
+    for knob in knobs:
+        if knob not in has:
+            flags = ", ".join(f"--{other.replace('_', '-')}" for other in has)
+            raise ValueError(f"--{knob.replace('_', '-')}: {name} has no such knob, only {flags}")
+    return arguments | knobs

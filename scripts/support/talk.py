@@ -1,16 +1,16 @@
 """A conversation with a model: what it is asked, how its answer appears, and the commands that turn its knobs."""
 
-import json
 import textwrap
 from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
 
 from decoding import generate, stream
+from minigpt.files.reading import read_json
 from scripts.support.knobs import KNOBS, read_knob, shown
 from scripts.support.measuring.answers import as_text, text_of
 from scripts.support.models import open_model
-from scripts.support.terminal import note, terminal_width
+from scripts.support.terminal import ENDS_AT_ONCE, note, terminal_width, visible
 from sft import Message, encode_conversation, end_ids
 
 GREEDY = ", without effect while temperature is 0, which draws nothing"
@@ -26,10 +26,10 @@ COMMANDS = {
 class Talk:
     """A conversation with a model: its turns so far, and the knobs as they are set.
 
-    base: the name of the model that /compare compares with. history: does the model see the turns so far?
+    base: the name of the model that /compare compares with, if known. history: does the model see the turns so far?
     """
 
-    def __init__(self, model, tok, base: str, knobs: dict, system: str | None = None, history: bool = True):
+    def __init__(self, model, tok, base: str | None, knobs: dict, system: str | None = None, history: bool = True):
         self.model = model
         self.tok = tok
         self.base = base
@@ -71,8 +71,10 @@ class Talk:
         try:
             for piece in self.tok.decode_stream(noted()):
                 said += piece
-                print(piece, end="", flush=True)
-            if len(ids) == self.knobs["max_new_tokens"]:
+                print(visible(piece), end="", flush=True)
+            if not said.strip():
+                why = ENDS_AT_ONCE
+            elif len(ids) == self.knobs["max_new_tokens"]:
                 why = f" (cut after {len(ids)} tokens; /max_new_tokens {2 * len(ids)} allows more)"
             elif len(prompt) + len(ids) == window:
                 why = f" (cut, the window of {window} tokens is full)"
@@ -137,6 +139,8 @@ class Talk:
 
     def compare(self, question: str) -> None:
         """Print two columns: the base model continues the plain text (S1), this model answers (S6)."""
+        if self.base is None:
+            raise ValueError("/compare: what this model was made from isn't known; start again with BASE=… (--base)")
         if self.opened_base is None:
             self.opened_base = open_model(self.base)
         base, base_tok = self.opened_base
@@ -151,10 +155,16 @@ class Talk:
 
 
 def wrapped(text: str, width: int) -> list[str]:
-    return textwrap.wrap(" ".join(text.split()), width)
+    return textwrap.wrap(visible(" ".join(text.split())) or ENDS_AT_ONCE, width)
 
 
 def made_from(directory: Path) -> dict:
-    """What fine-tuning noted about a run directory: its base model, and the turns of its longest demonstration."""
+    """What fine-tuning noted about a run directory: its base model, and the turns of its longest demonstration.
+
+    The base is None where nothing is noted. ValueError for a note of another form.
+    """
     path = directory / "made_from.json"
-    return json.loads(path.read_text()) if path.exists() else {"base": "base", "turns": 1}
+    noted = {"base": None, "turns": 1} | (read_json(path) if path.exists() else {})
+    if not (isinstance(noted["base"], str | None) and isinstance(noted["turns"], int)):
+        raise ValueError(f"{path}: must be an object with the base's name and a number of turns")
+    return noted

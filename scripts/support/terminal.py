@@ -4,13 +4,33 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 
+ENDS_AT_ONCE = "(ends at once)"  # what an answer without any text looks like
 GREY, BOLD, RESET = "\033[90m", "\033[1m", "\033[0m"
+
+# Characters that make a terminal do something, or turn a line around, and what is shown in their place.
+COMMANDS = [*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
+PICTURES = {code: chr(0x2400 + code) if code < 0x20 else f"‹{code:X}›" for code in COMMANDS if chr(code) not in "\t\n"}
+PICTURES |= {0xDC00 + byte: f"‹{byte:X}›" for byte in range(0x80, 0x100)}  # a byte that is no text: half a character
+
+
+def visible(text: str) -> str:
+    """A text of a model, a file or a user as it may be sent to a terminal: it can show things there, not do them.
+
+    >>> visible("\\033[2J wiped?")
+    '␛[2J wiped?'
+    """
+    return text.translate(PICTURES)
+
+
+def piece_of(tok, token_id: int) -> str:
+    """The text of one token; a byte that is only a part of a character is shown as ‹F0›."""
+    return visible(tok.token_bytes(token_id).decode("utf-8", errors="surrogateescape"))
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print rows under a header in aligned columns: numbers to the right, long texts cut to the terminal's width."""
     # to text
-    cells = [[f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
+    cells = [[f"{cell:.3f}" if isinstance(cell, float) else visible(str(cell)) for cell in row] for row in rows]
 
     # how wide is each column, and what room is left for the last one?
     widths = [max(len(row[i]) for row in [list(header), *cells]) for i in range(len(header))]

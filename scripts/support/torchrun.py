@@ -9,7 +9,10 @@ from datetime import timedelta
 
 def processes() -> int:
     """How many processes torchrun has started for this run."""
-    return int(os.environ.get("WORLD_SIZE", 1))
+    count = os.environ.get("WORLD_SIZE", "1")
+    if not (count.isdecimal() and int(count) >= 1):
+        raise ValueError(f"WORLD_SIZE is {count!r} in the environment: must be the number that torchrun sets, or unset")
+    return int(count)
 
 
 @contextmanager

@@ -1,10 +1,10 @@
 """What a model knows, and whether it answers: the same questions, asked in every form that seems fair (P5, S1, S6)."""
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from decoding import Generation, generate
+from scripts.support.run_directory import read_rows
 from sft import Message, encode_conversation, end_ids
 
 CHUNK = 160  # prompts decoded side by side
@@ -106,8 +106,8 @@ def question_and_answer(example) -> tuple[list[Message], str]:
 
 
 def read_questions(path: Path) -> list[dict]:
-    """The rows of a .jsonl file."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    """The town's questions. ValueError names the file and the line that isn't one."""
+    return read_rows(path, "question", "answer", "value", "person", "cloze", "cloze_answer", "phrasing_seen")
 
 
 def share(hits: Iterable[bool]) -> float:
