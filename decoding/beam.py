@@ -1,15 +1,28 @@
 """Beam search (G5): keep the few partial sequences of the highest cumulative probability, return the best of them."""
 
 from collections.abc import Iterator
+from numbers import Integral, Real
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from decoding import filters, repetition
-from decoding.generate import why_stop
-from decoding.protocol import BeamStep, Generation, LanguageModel, Path
-from decoding.settings import Ids, Settings, as_prompts, expect, room_for
+from decoding import filters
+from decoding.generate import Generation, why_stop
+from decoding.protocol import LanguageModel
+from decoding.settings import Ids, Settings, as_prompts, check_logits, check_number, room_for
 from plain_or_fast import has_twin
+
+
+class Path(NamedTuple):
+    ids: tuple[int, ...]  # the new tokens so far
+    logprob: float  # the sum of their log-probabilities
+
+
+class BeamStep(NamedTuple):
+    kept: list[Path]  # the live paths, best first, at most `width`; the parent of one has the ids path.ids[:-1]
+    pruned: list[Path]  # the candidates ranked next, best first: the nearest to have been kept
+    finished: list[Generation]  # the paths that ended in this turn
 
 
 def beam_search(
@@ -18,33 +31,29 @@ def beam_search(
 ) -> list[Generation]:  # fmt: skip
     """Continue the prompt along the `width` most probable paths at once; the finished ones, best first (G5).
 
-    Returns `width` Generations, fewer if there are no more sequences of positive probability. Their score is logprob /
-    length ** length_penalty, the length in new tokens, the end token included: 0 ranks by the probability of the whole,
-    1 by the mean log-probability per token. ValueErrors as in `generate`.
-    Graves 2012, arXiv:1211.3711, section 2.5; Sutskever et al. 2014, arXiv:1409.3215, section 3.2.
+    Returns `width` Generations, or all there are of positive probability. Score: logprob / length ** length_penalty,
+    the length in new tokens, the end token included; 0 ranks by the probability of the whole, 1 by the mean per token.
+    ValueErrors as in `generate`. Graves 2012, arXiv:1211.3711, section 2.5; Sutskever et al. 2014, arXiv:1409.3215.
 
-    >>> class Tree:                                     # 0 is likelier at first, but 1 is followed by a sure thing
-    ...     context_length, first, after = None, [.6, .4], [[.5, .5], [.1, .9]]
-    ...     def prefill(self, prompts): return torch.tensor([self.first]).log(), None
-    ...     def step(self, state, ids): return torch.tensor([self.after[id] for id in ids]).log(), None
-    ...     def reorder(self, state, rows): return None
-    >>> [(g.ids, round(2.718 ** g.logprob, 2)) for g in beam_search(Tree(), [0], width=2, max_new_tokens=2)]
+    >>> from decoding import uncached  # 0 is likelier after the prompt, but 1 is followed by a sure thing
+    >>> tree = uncached(lambda ids: torch.tensor([[.5, .5, 0], [.1, .9, 0], [.6, .4, 0]])[ids].log())
+    >>> [(one.ids, round(2.718 ** one.logprob, 2)) for one in beam_search(tree, [2], width=2, max_new_tokens=2)]
     [([1, 1], 0.36), ([0, 0], 0.3)]
     """
     settings = Settings(max_new_tokens, eos_id, no_repeat_ngram=no_repeat_ngram)
     finished = []
     for step in beam_steps(model, prompt, settings, width, length_penalty):
         finished += step.finished
-    return sorted(finished, key=by_score)[:width]
+    return best_of(finished, width)
 
 
 @torch.inference_mode()
 def beam_steps(
     model: LanguageModel, prompt: Ids, settings: Settings, width: int, length_penalty: float = 0.0
 ) -> Iterator[BeamStep]:
-    """The loop beneath `beam_search`: yield each turn as a BeamStep, until no path can still be among the best."""
-    expect(isinstance(width, int) and width >= 1, "width", width, "a whole number >= 1")
-    expect(-10 <= length_penalty <= 10, "length_penalty", length_penalty, "a number from -10 to 10")
+    """Yield each turn as a BeamStep, until no path can still be among the best."""
+    check_number("width", width, Integral, 1)
+    check_number("length_penalty", length_penalty, Real, -10, 10)
     [prompt] = as_prompts(model, [prompt])
     room = room_for(model, prompt)
     longest = min(settings.max_new_tokens, room)
@@ -53,25 +62,24 @@ def beam_steps(
         score = path.logprob / max(len(path.ids), 1) ** length_penalty
         return Generation(list(path.ids), path.logprob, score, stop)
 
-    live, best = [Path((), 0.0)], []  # best: of all finished ones
+    live = [Path((), 0.0)]
+    best = []  # of all finished ones
     logits, state = model.prefill([list(prompt)])  # (1, V)
     V = logits.shape[-1]
     settings.check_vocabulary(V, [prompt])
 
     for length in range(1, settings.max_new_tokens + 1):
         # score every continuation of every live path by its cumulative log-probability
-        filters.check_logits(logits)
+        check_logits(logits)
         so_far = torch.tensor([path.logprob for path in live], dtype=torch.float64, device=logits.device)  # (B,)
         scores = so_far[:, None] + logits.double().log_softmax(-1)  # (B, V), B = len(live)
         finished = []
         if settings.no_repeat_ngram is not None:
-            scores = repetition.no_repeat_ngram(
-                scores, [[*prompt, *path.ids] for path in live], settings.no_repeat_ngram
-            )
+            texts = [[*prompt, *path.ids] for path in live]
+            scores = filters.no_repeat_ngram(scores, texts, settings.no_repeat_ngram)
             finished = [finish(path, "blocked") for path, row in zip(live, scores) if row.max() == filters.OUT]
 
-        # Rank them all together. Each path has one candidate per end token, so this many are enough to fill the beam
-        # with `width` live paths, and to show what else was near.
+        # rank them all together: this many fill the beam even if every path has a candidate per end token
         ranking, scores = best_candidates(scores.flatten(), 2 * width + len(live) * len(settings.end_ids))
         kept, parents, pruned = [], [], []
         for rank, (candidate, logprob) in enumerate(zip(ranking, scores, strict=True)):
@@ -90,7 +98,7 @@ def beam_steps(
         if length == longest:
             finished += [finish(path, why_stop(path.ids[-1], length, room, settings)) for path in kept]
         yield BeamStep(kept, pruned, finished)
-        best = sorted(best + finished, key=by_score)[:width]  # stable: of equals, what ended first
+        best = best_of(best + finished, width)
         if length == longest or not kept:
             return
         # A path only loses probability as it grows. So the score of what grows from the best one is at most what that
@@ -114,5 +122,5 @@ def best_candidates(scores: Tensor, n: int) -> tuple[list[int], list[float]]:
     return order[:n][possible].tolist(), ranked[:n][possible].tolist()
 
 
-def by_score(generation: Generation) -> float:
-    return -generation.score
+def best_of(finished: list[Generation], width: int) -> list[Generation]:
+    return sorted(finished, key=lambda one: -one.score)[:width]  # stable: of equals, what ended first

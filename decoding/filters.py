@@ -1,8 +1,7 @@
-"""Filters: logits in, logits out (G7 to G9). A token that is out has the logit -inf, so the softmax of what a filter
-returns is the renormalised distribution over the tokens that are left.
+"""Filters: logits (..., V) in, logits (..., V) out (G7 to G9). A token that is out has the logit -inf, so the softmax
+of what a filter returns is the renormalised distribution over the tokens that are left.
 
-Every filter takes (..., V), any float dtype, any device, gives the same back, and computes in float64.
-Here stand the definitions. `from decoding import top_p` gives the same functions with their arguments checked first.
+Here stand the definitions. `from decoding import top_p` gives the same functions, but a bad argument is a ValueError.
 """
 
 import math
@@ -11,7 +10,6 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from decoding.repetition import ban, no_repeat_ngram, repetition_penalty
 from plain_or_fast import has_twin
 
 OUT = -math.inf
@@ -19,10 +17,9 @@ ROUNDING = 1e-6  # tolerance δ: a cumulative probability this far below p still
 
 
 def temperature(logits: Tensor, t: float) -> Tensor:
-    """Sharpen (t < 1) or flatten (t > 1) the distribution by dividing the logits by t (G9).
+    """Sharpen (t < 1) or flatten (t > 1) the distribution: divide the logits by t >= 0; 0 keeps the argmax alone (G9).
 
-    logits: (..., V). Returns (..., V), the largest moved to 0; t = 1 changes nothing, t = 0 leaves the most probable
-    token only. ValueError unless t >= 0. Ackley et al. 1985, section 2; Ficler & Goldberg 2017, arXiv:1707.02633.
+    Returns logits whose largest is 0; t = 1 changes nothing. Ackley et al. 1985, section 2.
 
     >>> temperature(torch.tensor([.2, .8]).log(), .5).softmax(-1)  # .04 and .64, renormalised
     tensor([0.0588, 0.9412])
@@ -42,10 +39,7 @@ def temperature(logits: Tensor, t: float) -> Tensor:
 
 @has_twin("decoding.fast.ranking")
 def top_k(logits: Tensor, k: int) -> Tensor:
-    """Keep the k most probable tokens; of equally probable ones, those with the lowest ids (G7).
-
-    logits: (..., V). Returns (..., V): kept logits unchanged, the others -inf. ValueError unless k >= 1.
-    Fan et al. 2018, arXiv:1805.04833, section 5.4.
+    """Keep the k most probable tokens; of equals, those with the lowest ids (G7). Fan et al. 2018, arXiv:1805.04833.
 
     >>> top_k(torch.tensor([.31, .29, .18, .12, .10]).log(), 3).softmax(-1)  # .31, .29 and .18, divided by their sum
     tensor([0.3974, 0.3718, 0.2308, 0.0000, 0.0000])
@@ -56,16 +50,13 @@ def top_k(logits: Tensor, k: int) -> Tensor:
 
 @has_twin("decoding.fast.ranking")
 def top_p(logits: Tensor, p: float) -> Tensor:
-    """Keep the smallest set of most probable tokens whose total probability reaches p (G8).
+    """Keep the smallest set of most probable tokens whose total probability reaches p, 0 <= p <= 1 (G8).
 
-    logits: (..., V); -inf marks a token that is already out. Returns (..., V): kept logits unchanged, the others -inf.
-    p = 1 changes nothing. ValueError unless 0 <= p <= 1. Holtzman et al. 2020, arXiv:1904.09751, section 3.1.
+    p = 1 changes nothing. Holtzman et al. 2020, arXiv:1904.09751, section 3.1.
 
     >>> how = torch.tensor([.31, .29, .18, .12, .10]).log()  # "How …": .31 and .29 are the lecture's
     >>> top_p(how, .88).isfinite().sum().item()
     4
-    >>> top_p(torch.tensor([.89, .05, .03, .02, .01]).log(), .88).isfinite().sum().item()  # "Thanks a lot"
-    1
     """
     if p == 1:
         return logits
@@ -75,17 +66,15 @@ def top_p(logits: Tensor, p: float) -> Tensor:
     mass = ranked.double().softmax(-1).cumsum(-1)  # (..., V): of each token and all more probable ones
 
     # cut: a token is out if the tokens before it already reach p
-    reached = mass >= p - ROUNDING  # (..., V)
-    out = torch.zeros_like(reached)
-    out[..., 1:] = reached[..., :-1]
+    out = (mass >= p - ROUNDING).roll(1, -1)  # (..., V)
+    out[..., 0] = False
     return torch.empty_like(logits).scatter(-1, order, ranked.masked_fill(out, OUT))  # in the vocabulary's order
 
 
 def min_p(logits: Tensor, p: float) -> Tensor:
-    """Keep the tokens at least p times as probable as the most probable one.
+    """Keep the tokens at least p times as probable as the most probable one: all for p = 0, the maxima for p = 1.
 
-    logits: (..., V). Returns (..., V): kept logits unchanged, the others -inf; p = 0 changes nothing, p = 1 keeps the
-    maxima. ValueError unless 0 <= p <= 1. Nguyen et al. 2024, arXiv:2407.01082, section 3.
+    Nguyen et al. 2024, arXiv:2407.01082, section 3.
 
     >>> min_p(torch.tensor([.6, .3, .1]).log(), .5).softmax(-1)
     tensor([0.6667, 0.3333, 0.0000])
@@ -97,54 +86,65 @@ def min_p(logits: Tensor, p: float) -> Tensor:
     return logits.masked_fill(relative < lowest, OUT)
 
 
+def repetition_penalty(logits: Tensor, histories: Sequence, penalty: float) -> Tensor:
+    """Divide the positive logits of tokens seen before by the penalty >= 1, and multiply negative ones.
+
+    histories: the ids so far, one list per row (for logits (V,) the list itself). Keskar et al. 2019, arXiv:1909.05858.
+
+    >>> repetition_penalty(torch.tensor([2., -1., 3.]), [0, 1, 1], 2.)
+    tensor([ 1., -2.,  3.])
+    """
+    bounds = torch.finfo(logits.dtype)
+    logits = logits.clone(memory_format=torch.contiguous_format)
+    for row, ids in _rows(logits, histories):
+        seen = row[ids].double()
+        penalised = torch.where(seen > 0, seen / penalty, seen * penalty).clamp(bounds.min, bounds.max)
+        row[ids] = penalised.to(row.dtype).masked_fill(seen == OUT, OUT)
+    return logits
+
+
+def no_repeat_ngram(logits: Tensor, histories: Sequence, n: int) -> Tensor:
+    """Forbid each token that would complete an n-gram for the second time (Paulus et al. 2017, arXiv:1705.04304).
+
+    >>> no_repeat_ngram(torch.zeros(4), [1, 2, 3, 1], n=2)  # after the second 1, another 2 would repeat (1, 2)
+    tensor([0., 0., -inf, 0.])
+    """
+    logits = logits.clone(memory_format=torch.contiguous_format)
+    for row, ids in _rows(logits, histories):
+        start = len(ids) - (n - 1)  # where the n-gram that the next token completes begins
+        row[[ids[i + n - 1] for i in range(start) if ids[i : i + n - 1] == ids[start:]]] = OUT
+    return logits
+
+
+def _rows(logits: Tensor, histories: Sequence) -> Iterator[tuple[Tensor, list[int]]]:
+    return zip(logits.view(-1, logits.shape[-1]), [histories] if logits.dim() == 1 else histories, strict=True)
+
+
+def ban(logits: Tensor, banned_ids: Sequence[int]) -> Tensor:
+    """Forbid the given ids. A row may lose all its tokens."""
+    return logits.index_fill(-1, torch.tensor(banned_ids, dtype=torch.long, device=logits.device), OUT)
+
+
 def apply_filters(logits: Tensor, histories: Sequence, settings) -> Tensor:
-    """What all filters that are switched on leave of the logits; arguments as in `filter_steps`."""
+    """What all filters that are switched on leave of the logits."""
     steps = list(filter_steps(logits, histories, settings))
-    _, filtered = steps[-1]
-    return filtered
+    return steps[-1][1]
 
 
 def filter_steps(logits: Tensor, histories: Sequence, settings) -> Iterator[tuple[str, Tensor]]:
-    """Apply the filters that are switched on, in this order: yield ("model", logits), then each name and what is left.
-
-    logits: (..., V); histories: the ids so far, one list per row (for logits (V,) the list itself); settings: a
-    Settings. A row that the first two leave without a token stays -inf to the end.
-
-    >>> from decoding import Settings
-    >>> settings = Settings(max_new_tokens=1, banned_ids=[0], top_k=1)
-    >>> steps = filter_steps(torch.tensor([.5, .25, .25]).log(), [0], settings)
-    >>> [(name, left.softmax(-1).tolist()) for name, left in steps]
-    [('model', [0.5, 0.25, 0.25]), ('banned_ids', [0.0, 0.5, 0.5]), ('top_k', [0.0, 1.0, 0.0])]
-    """
+    """Yield ("model", logits), then each filter that is switched on, in this order, with what it leaves of them."""
     yield "model", logits
     if settings.banned_ids:
-        logits = ban(logits, settings.banned_ids)
-        yield "banned_ids", logits
+        yield "banned_ids", (logits := ban(logits, settings.banned_ids))
     if settings.no_repeat_ngram is not None:
-        logits = no_repeat_ngram(logits, histories, settings.no_repeat_ngram)
-        yield "no_repeat_ngram", logits
+        yield "no_repeat_ngram", (logits := no_repeat_ngram(logits, histories, settings.no_repeat_ngram))
     if settings.repetition_penalty != 1:
-        logits = repetition_penalty(logits, histories, settings.repetition_penalty)
-        yield "repetition_penalty", logits
+        yield "repetition_penalty", (logits := repetition_penalty(logits, histories, settings.repetition_penalty))
     if settings.temperature != 1:
-        logits = temperature(logits, settings.temperature)
-        yield "temperature", logits
+        yield "temperature", (logits := temperature(logits, settings.temperature))
     if settings.top_k is not None:
-        logits = top_k(logits, settings.top_k)
-        yield "top_k", logits
+        yield "top_k", (logits := top_k(logits, settings.top_k))
     if settings.min_p is not None:
-        logits = min_p(logits, settings.min_p)
-        yield "min_p", logits
+        yield "min_p", (logits := min_p(logits, settings.min_p))
     if settings.top_p is not None:
-        logits = top_p(logits, settings.top_p)
-        yield "top_p", logits
-
-
-def check_logits(logits: Tensor, rows: Sequence[int] | None = None) -> None:
-    """ValueError if a row of (..., V) logits is not a distribution: NaN, +inf or only -inf. rows: their numbers."""
-    largest = logits.amax(-1)  # (...): NaN wins every comparison, then +inf
-    if math.isfinite(largest.sum()):  # one number to check; a sum of finite ones that overflows is looked at below
-        return
-    for row, value in zip(rows or range(largest.numel()), largest.flatten().tolist()):
-        if not math.isfinite(value):
-            raise ValueError(f"largest logit of row {row} is {value!r}; expected finite logits, or -inf for some")
+        yield "top_p", (logits := top_p(logits, settings.top_p))

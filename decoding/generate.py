@@ -1,50 +1,49 @@
-"""The loop: the model gives probabilities, an algorithm picks one token, the token is appended, repeat (G1).
-
-Greedy and all stochastic algorithms are this one loop; they differ in the filters that are switched on.
-"""
+"""The loop: the model gives probabilities, an algorithm picks one token, the token is appended, repeat (G1)."""
 
 import random
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from decoding import filters
-from decoding.protocol import Generation, LanguageModel, Step
-from decoding.settings import Ids, Settings, as_prompts, as_seeds, room_for
+from decoding.protocol import LanguageModel
+from decoding.settings import Ids, Settings, as_prompts, as_seeds, check_logits, room_for
 from plain_or_fast import has_twin
 
 
+class Generation(NamedTuple):
+    ids: list[int]  # the new tokens, the end token included
+    logprob: float  # their log-probability given the prompt, before any filter
+    score: float  # what beam search ranks by, logprob / len(ids) ** length_penalty; elsewhere the logprob
+    stop: str  # "eos", "length", "context" (the window is full) or "blocked" (no token was left to choose)
+
+
+class Step(NamedTuple):
+    logits: Tensor  # (V,) as the model gave them
+    filtered: Tensor  # (V,) as the filters left them
+    id: int | None  # the choice; None: no token was left to choose
+    logprob: float  # of the choice, before any filter
+    stop: str | None  # why the loop ends here; None: it continues
+
+
 def generate(
-    model: LanguageModel,
-    prompts: Sequence[Ids],
-    *,
-    max_new_tokens: int,
-    eos_id: int | Ids | None = None,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    min_p: float | None = None,
-    repetition_penalty: float = 1.0,
-    no_repeat_ngram: int | None = None,
-    banned_ids: Ids = (),
+    model: LanguageModel, prompts: Sequence[Ids], *, max_new_tokens: int, eos_id: int | Ids | None = None,
+    temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None, min_p: float | None = None,
+    repetition_penalty: float = 1.0, no_repeat_ngram: int | None = None, banned_ids: Ids = (),
     seed: int | Sequence[int] | None = None,
-) -> list[Generation]:
+) -> list[Generation]:  # fmt: skip
     """Continue each prompt until an end token or max_new_tokens, whichever is first (G1, G2).
 
     prompts: B rows of ids; returns B Generations. temperature=0 is greedy (G4), no filter at all is multinomial (G6).
     eos_id: one id or several. seed: s gives row i the seed s + i; or one per row; None: fresh ones (G3). ValueError for
     a bad argument, a prompt that is empty or leaves no room in the window, logits that are not a distribution.
 
-    >>> class Constant:  # a model needs no transformer
-    ...     context_length, logits = None, torch.tensor([.1, .7, .2]).log()
-    ...     def prefill(self, prompts): return self.logits.repeat(len(prompts), 1), None
-    ...     def step(self, state, ids): return self.logits.repeat(len(ids), 1), None
-    ...     def reorder(self, state, rows): return None
-    >>> [continued.ids for continued in generate(Constant(), [[0], [2, 2]], max_new_tokens=3, temperature=0)]
-    [[1, 1, 1], [1, 1, 1]]
-    >>> generate(Constant(), [[0]], max_new_tokens=3, eos_id=1, top_p=.5)[0].stop
-    'eos'
+    >>> from decoding import uncached
+    >>> counts = uncached(lambda ids: torch.nn.functional.one_hot((ids + 1) % 5, 5).double())  # the next number
+    >>> [one.ids for one in generate(counts, [[0], [2, 2]], max_new_tokens=3, temperature=0, eos_id=4)]
+    [[1, 2, 3], [3, 4]]
     """
     settings = Settings(max_new_tokens, eos_id, temperature, top_k, top_p, min_p, repetition_penalty, no_repeat_ngram,
                         banned_ids)  # fmt: skip
@@ -87,7 +86,7 @@ def generate_steps(
     for length in range(1, settings.max_new_tokens + 1):
         # filter what the model says
         logits = logits[0] if logits.dtype == torch.float64 else logits[0].float()  # (V,)
-        filters.check_logits(logits, [row])
+        check_logits(logits, [row])
         filtered = filters.apply_filters(logits, ids, settings)  # (V,)
 
         # choose one token: the most probable one, or one drawn by chance

@@ -1,64 +1,56 @@
-"""What a decoder needs of a model, and what the loops give back."""
+"""What a decoder needs of a model, and the bridge for a model that has nothing but `forward`."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 State = Any  # what a model remembers of the tokens it has read: a key/value cache, or just the tokens
 
 
 class LanguageModel(Protocol):
-    """What a decoder needs of a model. `step` and `reorder` may write into the state they are given: it is used once.
-
-    If the model also has the attribute `vocab_size`, prompts are checked against it.
-    """
+    """`step` and `reorder` may write into the state they are given: it is used once."""
 
     context_length: int | None  # how many tokens fit into the window; None: any number
+    # vocab_size: int           if the model has it, prompts are checked against it
+
+    def prefill(self, prompts: list[list[int]]) -> tuple[Tensor, State]: ...  # logits (B, V) after each prompt
+    def step(self, state: State, ids: Tensor) -> tuple[Tensor, State]: ...  # one more token per row: (B,) -> (B, V)
+    def reorder(self, state: State, rows: Tensor) -> State: ...  # row i of the new state is row rows[i] of the old one
+
+
+class uncached:
+    """Any model that maps ids (1, T) to logits (1, T, V), or to an output with `.logits`, as a LanguageModel.
+
+    No cache: each step reads the whole text again, each row alone. A `transformers` model needs no more than this.
+    """
+
+    def __init__(self, model: Callable, context_length: int | None = None):
+        config = getattr(model, "config", None)
+        window = getattr(model, "context_length", getattr(config, "max_position_embeddings", None))
+        self.model = model
+        self.context_length = context_length or window
+        self.vocab_size = getattr(model, "vocab_size", getattr(config, "vocab_size", None))
 
     def prefill(self, prompts: list[list[int]]) -> tuple[Tensor, State]:
-        """Read prompts of unequal length; the logits (B, V) of the token after each."""
+        return torch.stack([self.next_logits(ids) for ids in prompts]), prompts
 
     def step(self, state: State, ids: Tensor) -> tuple[Tensor, State]:
-        """Read one more token per row, ids (B,); the logits (B, V) of the token after it."""
+        return self.prefill([[*text, id] for text, id in zip(state, ids.tolist(), strict=True)])
 
     def reorder(self, state: State, rows: Tensor) -> State:
-        """Keep, drop or repeat rows: row i of the new state is row rows[i] of the old one."""
+        return [state[row] for row in rows.tolist()]
 
-
-@dataclass(frozen=True)
-class Step:
-    """One turn of the loop as data."""
-
-    logits: Tensor  # (V,) as the model gave them
-    filtered: Tensor  # (V,) as the filters left them
-    id: int | None  # the choice; None: no token was left to choose
-    logprob: float  # of the choice, before any filter
-    stop: str | None  # why the loop ends here; None: it continues
-
-
-@dataclass(frozen=True)
-class Generation:
-    """What was generated from one prompt, and why it ended."""
-
-    ids: list[int]  # the new tokens, the end token included
-    logprob: float  # their log-probability given the prompt, before any filter
-    score: float  # what beam search ranks by, logprob / len(ids) ** length_penalty; elsewhere the logprob
-    stop: str  # "eos", "length", "context" (the window is full) or "blocked" (no token was left to choose)
-
-
-@dataclass(frozen=True)
-class Path:
-    """A partial sequence: the new tokens so far, and the sum of their log-probabilities."""
-
-    ids: tuple[int, ...]
-    logprob: float
-
-
-@dataclass(frozen=True)
-class BeamStep:
-    """One turn of beam search as data. The parent of a path has the ids path.ids[:-1]."""
-
-    kept: list[Path]  # the live paths, best first, at most `width`
-    pruned: list[Path]  # the candidates ranked next, best first: the nearest to have been kept
-    finished: list[Generation]  # the paths that ended in this turn
+    def next_logits(self, text: list[int]) -> Tensor:
+        modules = list(self.model.modules()) if isinstance(self.model, torch.nn.Module) else []
+        devices = [weight.device for module in modules for weight in module.parameters(recurse=False)]
+        training = [module for module in modules if module.training]
+        try:
+            for module in training:  # no dropout
+                module.training = False
+            output = self.model(torch.tensor([text], device=devices[0] if devices else None))
+        finally:
+            for module in training:
+                module.training = True
+        return getattr(output, "logits", output)[0, -1]

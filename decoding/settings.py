@@ -1,37 +1,32 @@
-"""What a user asks for, checked once before any work: settings, prompts, seeds, and the arguments of a filter.
-
-Models, filters and loops below this boundary take what they get. A bad value is a ValueError that names it.
-"""
+"""What a user asks for, checked once before any work: a bad value is a ValueError that names it and what is right."""
 
 import inspect
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 from torch import Tensor
 
-from decoding.filters import check_logits
-
 Ids = Any  # token ids: a list, a tuple, a NumPy array or an integer tensor
 
 
-def expect(right: bool, name: str, value: Any, expected: str) -> None:
-    """ValueError that names a bad value and what would be right."""
-    if not right:
-        raise ValueError(f"{name} is {value!r}; expected {expected}")
+def check_number(name: str, value: float | None, kind: Any, least: float, most: float = math.inf) -> None:
+    right = isinstance(value, kind) and (value is None or least <= value <= most)
+    word = "number" if isinstance(0.5, kind) else "whole number"
+    expect(right, name, value, f"a {word} from {least} to {most}")
+
+
+def expect(is_right: bool, name: str, value: Any, right: str) -> None:
+    if not is_right:
+        raise ValueError(f"{name} is {value!r}; expected {right}")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of `generate`, as one value. Each is documented there.
-
-    >>> Settings(max_new_tokens=10, top_p=1.5)
-    Traceback (most recent call last):
-    ValueError: top_p is 1.5; expected a probability, 0 <= p <= 1
-    """
+    """The settings of `generate`, which documents them, as one value."""
 
     max_new_tokens: int
     eos_id: int | Ids | None = None
@@ -45,53 +40,46 @@ class Settings:
     end_ids: frozenset[int] = field(init=False)  # eos_id as a set: none, one or several
 
     def __post_init__(self):
-        for name in ("max_new_tokens", "top_k", "no_repeat_ngram"):
-            value = getattr(self, name)
-            is_off = value is None and name != "max_new_tokens"
-            expect(is_off or (isinstance(value, Integral) and value >= 1), name, value, "a whole number >= 1")
-        for name in ("top_p", "min_p"):
-            value = getattr(self, name)
-            expect(value is None or 0 <= value <= 1, name, value, "a probability, 0 <= p <= 1")
-        t, penalty = self.temperature, self.repetition_penalty
-        expect(t >= 0, "temperature", t, "a number >= 0")
-        expect(1 <= penalty < math.inf, "repetition_penalty", penalty, "a number >= 1")
-
-        eos_ids = self.eos_id if isinstance(self.eos_id, Iterable) else [self.eos_id]
-        object.__setattr__(
-            self, "end_ids", frozenset() if self.eos_id is None else frozenset(as_ids("eos_id", eos_ids))
-        )
+        check_number("max_new_tokens", self.max_new_tokens, Integral, 1)
+        check_number("temperature", self.temperature, Real, 0)
+        check_number("top_k", self.top_k, Integral | None, 1)
+        check_number("top_p", self.top_p, Real | None, 0, 1)
+        check_number("min_p", self.min_p, Real | None, 0, 1)
+        check_number("repetition_penalty", self.repetition_penalty, Real, 1, 1e300)
+        check_number("no_repeat_ngram", self.no_repeat_ngram, Integral | None, 1)
+        eos_ids = self.eos_id if isinstance(self.eos_id, Iterable) else [] if self.eos_id is None else [self.eos_id]
+        object.__setattr__(self, "end_ids", frozenset(as_ids("eos_id", eos_ids)))
         object.__setattr__(self, "banned_ids", as_ids("banned_ids", self.banned_ids))
 
-    def check_vocabulary(self, V: int, prompts: list[list[int]]) -> None:
+    def check_vocabulary(self, V: int, prompts: Iterable[Ids] = ()) -> None:
         """ValueError if an id is not among the V tokens that the model gives logits for."""
         as_ids("eos_id", self.end_ids, V)
         as_ids("banned_ids", self.banned_ids, V)
         if self.repetition_penalty != 1 or self.no_repeat_ngram is not None:
-            for row, prompt in enumerate(prompts):
-                as_ids(f"prompt of row {row}", prompt, V)
+            as_rows("prompt", prompts, V)
 
 
-def as_ids(name: str, ids: Ids, V: int | None = None) -> list[int]:
-    """One row of ids as a list of ints; ValueError if one is not in the vocabulary of V tokens."""
+def as_ids(name: str, ids: Ids, V: float = math.inf) -> list[int]:
+    """One row of ids as a list of ints, each below V."""
     row = ids.tolist() if hasattr(ids, "tolist") else ids  # arrays and tensors
     expect(isinstance(row, Iterable) and not isinstance(row, str | dict), name, ids, "a list of at least one id")
     row = list(row)
     for id in row:
-        known = isinstance(id, Integral) and id >= 0 and (V is None or id < V)
-        expect(known, f"id in {name}", id, "a whole number >= 0" if V is None else f"a whole number from 0 to {V - 1}")
+        expect(isinstance(id, Integral) and 0 <= id < V, f"entry of {name}", id, f"a whole number from 0 to {V - 1}")
     return [int(id) for id in row]
 
 
+def as_rows(name: str, rows: Iterable[Ids], V: float = math.inf) -> list[list[int]]:
+    return [as_ids(f"{name} of row {row}", ids, V) for row, ids in enumerate(rows)]
+
+
 def as_prompts(model, prompts: Iterable[Ids]) -> list[list[int]]:
-    """Rows of ids as lists of ints; ValueError if one is empty, or unknown to the model, or fills its window."""
-    window, found = model.context_length, []
-    for row, prompt in enumerate(prompts):
-        name = f"prompt of row {row}"
-        ids = as_ids(name, prompt, getattr(model, "vocab_size", None))
-        expect(len(ids) > 0, name, prompt, "a list of at least one id")
-        fits = window is None or len(ids) < window
-        expect(fits, f"length of the {name}", len(ids), f"less than the window of {window}")
-        found.append(ids)
+    """Rows of ids as lists of ints; none may be empty, or fill the model's window."""
+    found = as_rows("prompt", prompts, getattr(model, "vocab_size", None) or math.inf)
+    for row, ids in enumerate(found):
+        expect(len(ids) > 0, f"prompt of row {row}", ids, "a list of at least one id")
+        window = f"less than the window of {model.context_length}"
+        expect(room_for(model, ids) > 0, f"length of the prompt of row {row}", len(ids), window)
     return found
 
 
@@ -101,36 +89,41 @@ def room_for(model, prompt: list[int]) -> float:
 
 
 def as_seeds(seed: int | Sequence[int] | None, rows: int) -> list[int | None]:
-    """One seed per row; None is a fresh one."""
+    """One seed per row: s + i from an int s, None from None."""
     if seed is None:
         return [None] * rows
-    seeds = seed.tolist() if hasattr(seed, "tolist") else seed
-    if isinstance(seeds, Integral):
-        seeds = [seeds + row for row in range(rows)]
-    right = isinstance(seeds, Sequence) and all(isinstance(each, Integral) and each >= 0 for each in seeds)
-    expect(right and len(seeds) == rows, "seed", seed, f"None, an int >= 0, or {rows} of them, one per prompt")
-    return [int(each) for each in seeds]
+    seeds = as_ids("seed", range(seed, seed + rows) if isinstance(seed, Integral) else seed)
+    expect(len(seeds) == rows, "seed", seed, f"None, an int >= 0, or {rows} of them, one per prompt")
+    return seeds
+
+
+def check_logits(logits: Tensor, rows: Sequence[int] | None = None) -> None:
+    """Each row of (..., V) logits must be a distribution: no NaN or +inf, not only -inf. rows: their numbers."""
+    largest = logits.amax(-1)  # (...): NaN wins every comparison, then +inf
+    if math.isfinite(largest.sum()):  # one number to check; a sum of finite ones that overflows is looked at below
+        return
+    for row, value in zip(rows or range(largest.numel()), largest.flatten().tolist()):
+        expect(math.isfinite(value), f"largest logit of row {row}", value, "finite logits, or -inf for some")
 
 
 def checked(filter: Callable) -> Callable:
-    """The filter for users: its logits, histories and setting are checked, and then it runs as it is written."""
+    """The filter for users: its arguments are checked, and then it runs as it is written."""
     signature = inspect.signature(filter)  # logits, sometimes histories, and the setting
     name = {"ban": "banned_ids"}.get(filter.__name__, filter.__name__)
 
     @wraps(filter)
     def call(*arguments, **named) -> Tensor:
         logits, *histories, setting = signature.bind(*arguments, **named).arguments.values()
+        V = logits.shape[-1]
         expect(logits.is_floating_point(), "dtype of the logits", logits.dtype, "a floating-point one")
         check_logits(logits)
         settings = Settings(max_new_tokens=1, **{name: setting})
-        settings.check_vocabulary(logits.shape[-1], [])
+        settings.check_vocabulary(V)
 
-        if histories:  # one list per row; for logits (V,) the list itself
-            per_row = histories if logits.dim() == 1 else histories[0]
-            per_row = [as_ids("history", ids, logits.shape[-1]) for ids in per_row]
-            rows = logits[..., 0].numel()
-            expect(len(per_row) == rows, "number of histories", len(per_row), f"{rows}, one per row of logits")
-            histories = per_row if logits.dim() == 1 else [per_row]
+        if histories:
+            rows = as_rows("history", histories if logits.dim() == 1 else histories[0], V)
+            expect(len(rows) == logits[..., 0].numel(), "number of histories", len(rows), "one per row of logits")
+            histories = rows if logits.dim() == 1 else [rows]
         return filter(logits, *histories, getattr(settings, name))
 
     return call

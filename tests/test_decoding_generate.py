@@ -312,12 +312,12 @@ def test_the_named_row_is_the_prompts_own_number_after_others_have_left():
         ([], "row 1 .*at least one"),
         ([0] * 6, "row 1 .*6.*window of 6"),
         ([0] * 7, "row 1 .*7.*window of 6"),
-        ([0, 5], "id .*row 1 .*5.*0 to 4"),
-        ([-1], "id .*row 1 .*-1"),
-        ([0.5], "id .*row 1 .*0.5"),
+        ([0, 5], "row 1 .*5.*0 to 4"),
+        ([-1], "row 1 .*-1"),
+        ([0.5], "row 1 .*0.5"),
         (3, "row 1 .*3.*list"),
-        (torch.tensor([0.5]), "id .*row 1 .*0.5"),
-        (torch.tensor([[1]]), r"id .*row 1 .*\[1\]"),
+        (torch.tensor([0.5]), "row 1 .*0.5"),
+        (torch.tensor([[1]]), r"row 1 .*\[1\]"),
         (torch.tensor(1), "row 1 .*1.*list"),
         ("12", "row 1 .*'12'.*list"),
     ],
@@ -338,8 +338,8 @@ def test_a_bad_prompt_is_an_error_that_says_what_would_be_right(prompt, words):
         ({"eos_id": 0.5}, "eos_id is 0.5"),
         ({"seed": [1]}, r"seed is \[1\].*2 of them"),
         ({"seed": -1}, "seed is -1"),
-        ({"seed": [0, -1]}, r"seed is \[0, -1\]"),
-        ({"seed": [0, None]}, r"seed is \[0, None\]"),
+        ({"seed": [0, -1]}, "seed is -1"),
+        ({"seed": [0, None]}, "seed is None"),
         ({"seed": 0.5}, "seed is 0.5"),
         ({"seed": "ab"}, "seed is 'ab'"),
         ({"temperature": -1}, "temperature is -1"),
@@ -362,7 +362,7 @@ def test_the_last_id_of_the_vocabulary_is_fine():
     assert generate(model, [[4, 0, 4, 0, 4]], max_new_tokens=1, eos_id=4, banned_ids=[4], seed=0)
     del model.vocab_size
     model.next_logits = lambda history: torch.zeros(5)
-    with pytest.raises(ValueError, match=r"id .*row 0 .*-1"):  # a model need not tell its vocabulary
+    with pytest.raises(ValueError, match=r"row 0 .*-1"):  # a model need not tell its vocabulary
         generate(model, [[-1]], max_new_tokens=1)
     assert generate(model, [[9]], max_new_tokens=1, seed=0)
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from decoding import filters
-from decoding.generate import draw, why_stop
-from decoding.protocol import Generation, LanguageModel
-from decoding.settings import Settings, room_for
+from decoding.generate import Generation, draw, why_stop
+from decoding.protocol import LanguageModel
+from decoding.settings import Settings, check_logits, room_for
 
 
 @torch.inference_mode()
@@ -30,7 +30,7 @@ def generate_each(model: LanguageModel, prompts: list, settings: Settings, seeds
     for length in range(1, settings.max_new_tokens + 1):
         # filter what the model says
         logits = logits if logits.dtype == torch.float64 else logits.float()
-        filters.check_logits(logits, rows)
+        check_logits(logits, rows)
         filtered = filters.apply_filters(logits, [texts[row] for row in rows], settings)  # (B, V)
 
         # choose one token per row

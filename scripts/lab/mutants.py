@@ -31,11 +31,10 @@ SECONDS = 300  # a fault that makes a loop endless counts as caught
 DEFAULT = sorted([*(ROOT / "decoding").glob("*.py"), *(ROOT / "decoding" / "fast").glob("*.py")])
 
 TESTS = {  # the tests nearest to a file come first; a file that is not listed: those that bear its name or mention it
-    "decoding/filters.py": "filters slides generate distributions twins",
-    "decoding/repetition.py": "filters generate oracles beam",
+    "decoding/filters.py": "filters slides generate distributions twins oracles beam",
     "decoding/generate.py": "generate slides filters distributions invariance",
     "decoding/settings.py": "generate filters beam",
-    "decoding/uncached.py": "oracles invariance",
+    "decoding/protocol.py": "ids oracles invariance",
     "decoding/beam.py": "beam slides oracles",
     "decoding/fast/ranking.py": "twins filters beam",
     "decoding/fast/batch.py": "twins generate invariance",
@@ -60,7 +59,7 @@ TYPES = "dtype memory_format device"  # arguments that say how, not what
 EQUIVALENT = {
     ("decoding/beam.py", "beam_steps", "best[-1].score >= limit -> best[-1].score > limit"):
         "equals rank by who ended first, so what draws level later never enters the list: only slower",
-    ("decoding/repetition.py", "repetition_penalty", "precise > 0 -> precise >= 0"):
+    ("decoding/filters.py", "repetition_penalty", "seen > 0 -> seen >= 0"):
         "zero divided by the penalty is zero, and so is zero times the penalty",
     ("decoding/filters.py", "top_p", "mass >= p - ROUNDING -> mass > p - ROUNDING"):
         "the target is p - ROUNDING, which no sum of probabilities meets but by chance",
