@@ -16,8 +16,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
-from .data import write_ids
-from .tokenizer import END, Tokenizer
+from .files.token_file import write_ids
+from .tokenizer import END, Tokenizer, several
 
 BLOCK = 2**16  # characters read at once; only a longer document is cut
 SAMPLE = 16_000_000  # characters at most that the tokenizer is trained on
@@ -51,12 +51,14 @@ class Corpus:
 
 
 def read_corpus(patterns: Iterable[str]) -> Corpus:
-    """All text files that match the patterns; <|endoftext|> separates documents within a file."""
+    """All text files of these names, or that match these patterns; <|endoftext|> separates documents in a file."""
     paths = []
-    for pattern in patterns:
-        found = sorted(glob(pattern))
+    for pattern in map(str, several(patterns, "patterns")):
+        found = [pattern] if Path(pattern).exists() else sorted(glob(pattern))
         if not found:
             raise FileNotFoundError(f"{pattern}: no such file")
+        if odd := [path for path in found if not Path(path).is_file()]:
+            raise ValueError(f"{odd[0]}: must be a file that can be read more than once")
         paths += found
     return Corpus(paths)
 
@@ -82,24 +84,28 @@ def cut_documents(blocks: Iterable[str]) -> Iterator[Piece]:
     >>> list(cut_documents(["low<|endof", "text|>low", "er"]))
     [Piece(text='low', begins=True), Piece(text='lower', begins=True)]
     """
-    text = ""  # what has been read and not passed on
-    begins = True  # does a document begin with it?
+    held: list[str] = []  # the beginning of a long document, which has no place to cut it at
+    text = ""  # what has been read after it
+    begins = True  # does a document begin with them?
     for block in chain(blocks, [END]):
         *ended, text = (text + block).split(END)
 
         # documents that end in this block; of a long one, the last piece
         for document in ended:
+            document = "".join([*held, document])
             document = document.strip("\r\n") if begins else document.rstrip("\r\n")
             if document.strip() or (document and not begins):
                 yield Piece(document, begins)
-            begins = True
+            held, begins = [], True
 
-        # a long document that goes on
+        # a long document that goes on: nothing is searched twice but the end, where a separator may have begun
         if len(text) > BLOCK and (found := LAST_WORD.match(text)):
-            words = found[0]
+            words = "".join([*held, found[0]])
             yield Piece(words.lstrip("\r\n") if begins else words, begins)
-            text = text[len(words) :]
-            begins = False
+            held, text, begins = [], text[found.end() :], False
+        elif len(text) > BLOCK:
+            held.append(text[: -len(END)])
+            text = text[-len(END) :]
 
 
 def split(corpus: Iterable[Piece]) -> Sequence[int]:
@@ -122,27 +128,16 @@ def split(corpus: Iterable[Piece]) -> Sequence[int]:
     return array("q", [length * 9 // 10 for length in lengths])
 
 
-def training_text(corpus: Iterable[Piece], borders: Sequence[int]) -> Iterator[Piece]:
-    """Each document up to its border."""
-    for piece, border in _with_borders(corpus, borders):
-        if border > 0:
-            yield Piece(piece.text[:border], piece.begins)
-
-
-def validation_text(corpus: Iterable[Piece], borders: Sequence[int]) -> Iterator[Piece]:
-    """Each document from its border on."""
-    for piece, border in _with_borders(corpus, borders):
-        if border < len(piece.text):
-            yield Piece(piece.text[max(border, 0) :], begins=border >= 0)
-
-
-def _with_borders(corpus: Iterable[Piece], borders: Sequence[int]) -> Iterator[tuple[Piece, int]]:
-    """Each piece, and where its document's border stands, counted from the start of the piece."""
+def part_of(corpus: Iterable[Piece], borders: Sequence[int], part: str) -> Iterator[Piece]:
+    """Each document up to its border (part="train"), or from there on (part="val")."""
     borders = iter(borders)
     for piece in corpus:
         if piece.begins:
-            border = next(borders)
-        yield piece, border
+            border = next(borders)  # counted from the start of the piece
+        if part == "train" and border > 0:
+            yield Piece(piece.text[:border], piece.begins)
+        if part == "val" and border < len(piece.text):
+            yield Piece(piece.text[max(border, 0) :], begins=border >= 0)
         border -= len(piece.text)
 
 
@@ -153,15 +148,15 @@ def sampled(borders: Sequence[int]) -> int:
 
 def learn_vocabulary(corpus: Iterable[Piece], borders: Sequence[int], vocab_size: int) -> Tokenizer:
     """Train a tokenizer on the training text."""
-    pieces = islice(training_text(corpus, borders), 0, None, sampled(borders))
+    pieces = islice(part_of(corpus, borders, "train"), 0, None, sampled(borders))
     return Tokenizer.train((piece.text for piece in pieces), vocab_size)
 
 
 def require_length(tok: Tokenizer, corpus: Iterable[Piece], borders: Sequence[int], context_length: int) -> None:
     """ValueError when the training or the validation text is shorter than one context."""
-    for name, part in (("training", training_text), ("validation", validation_text)):
+    for part, name in (("train", "training"), ("val", "validation")):
         found = 0
-        for piece in part(corpus, borders):
+        for piece in part_of(corpus, borders, part):
             found += len(tok.encode(piece.text))
             if found > context_length:
                 break
@@ -174,11 +169,11 @@ def write_token_files(
 ) -> None:
     """Write train.npy and val.npy into the directory."""
     directory.mkdir(parents=True, exist_ok=True)
-    for name, part in (("train.npy", training_text), ("val.npy", validation_text)):
-        pieces = part(corpus, borders)
+    for part in ("train", "val"):
+        pieces = part_of(corpus, borders, part)
         if progress:
-            pieces = progress(pieces, name)
-        write_ids(directory / name, encode(tok, pieces), tok.vocab_size)
+            pieces = progress(pieces, f"{part}.npy")
+        write_ids(directory / f"{part}.npy", encode(tok, pieces), tok.vocab_size)
 
 
 def encode(tok: Tokenizer, pieces: Iterable[Piece]) -> Iterator[list[int]]:

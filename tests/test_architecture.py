@@ -21,9 +21,9 @@ FILES = {
 ARROWS = {
     "formulas": set(),
     "config": set(),
-    "tokenizer": set(),
-    "data": {"files.writing"},  # a token file, too, is written whole or not at all
-    "corpus": {"data", "tokenizer"},
+    "tokenizer": {"files.gpt2_ranks"},
+    "data": set(),
+    "corpus": {"files.token_file", "tokenizer"},
     "initial": set(),
     "optim": {"config", "fast.muon"},  # muon: the other optimizer, when it is asked for by name
     "model": {"formulas", "config", "initial"},

@@ -91,7 +91,7 @@ def pretrain(
     the first writes, and the others get no results.
     """
     config = TrainConfig(**schedule, seed=seed)
-    training, validation = (read_tokens(directory / f"{name}.npy") for name in ("train", "val"))
+    training, validation = (read_tokens(directory / f"{name}.npy", tok.vocab_size) for name in ("train", "val"))
 
     # build a model, or resume a saved one
     torch.manual_seed(seed)
