@@ -76,10 +76,10 @@ def read_blocks(path: str) -> Iterator[str]:
 
 
 def cut_documents(blocks: Iterable[str]) -> Iterator[Piece]:
-    """Cut a text into documents, and long documents into pieces. Line breaks around a document are left out.
+    """Cut a text into documents, without the line breaks around them, and long documents into pieces.
 
-    The ids of the pieces, joined, are those of the whole document: a piece ends where the chunks of every tokenizer
-    end, between a letter or digit and the space or sign after it. A document without such a place stays whole.
+    The joined ids of the pieces are those of the document: a piece ends where every tokenizer ends a chunk, between a
+    letter or digit and the space or sign after it. A document without such a place stays whole.
 
     >>> list(cut_documents(["low<|endof", "text|>low", "er"]))
     [Piece(text='low', begins=True), Piece(text='lower', begins=True)]
@@ -141,15 +141,11 @@ def part_of(corpus: Iterable[Piece], borders: Sequence[int], part: str) -> Itera
         border -= len(piece.text)
 
 
-def sampled(borders: Sequence[int]) -> int:
-    """The tokenizer learns from every n-th piece of the training text, at most SAMPLE characters: this n."""
-    return max(1, -(-sum(borders) // SAMPLE))
-
-
-def learn_vocabulary(corpus: Iterable[Piece], borders: Sequence[int], vocab_size: int) -> Tokenizer:
-    """Train a tokenizer on the training text."""
-    pieces = islice(part_of(corpus, borders, "train"), 0, None, sampled(borders))
-    return Tokenizer.train((piece.text for piece in pieces), vocab_size)
+def learn_vocabulary(corpus: Iterable[Piece], borders: Sequence[int], vocab_size: int) -> tuple[Tokenizer, int]:
+    """A tokenizer trained on every n-th piece of the training text, at most SAMPLE characters; and this n."""
+    every = max(1, -(-sum(borders) // SAMPLE))
+    pieces = islice(part_of(corpus, borders, "train"), 0, None, every)
+    return Tokenizer.train((piece.text for piece in pieces), vocab_size), every
 
 
 def require_length(tok: Tokenizer, corpus: Iterable[Piece], borders: Sequence[int], context_length: int) -> None:

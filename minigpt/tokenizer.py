@@ -50,13 +50,7 @@ def learn_merges(chunks: dict[bytes, int], count: int) -> list[bytes]:
 
 
 def merge(word: list[bytes], pair: tuple[bytes, bytes]) -> None:
-    """Join the pair wherever it stands in the word, from left to right.
-
-    >>> word = [b"a", b"a", b"a", b"b"]
-    >>> merge(word, (b"a", b"a"))
-    >>> word
-    [b'aa', b'a', b'b']
-    """
+    """Join the pair wherever it stands in the word, from left to right: a a a b becomes aa a b."""
     i = 0
     while i < len(word) - 1:
         if (word[i], word[i + 1]) == pair:
@@ -66,10 +60,7 @@ def merge(word: list[bytes], pair: tuple[bytes, bytes]) -> None:
 
 @has_twin("minigpt.fast.encoding")
 def encode_ordinary(tok: "Tokenizer", text: str) -> list[int]:
-    """Split a text into chunks; in each chunk, always merge the pair whose token was learnt first.
-
-    A chunk that is a token as a whole needs no merges.
-    """
+    """Split a text into chunks; in each that is no token, always merge the pair whose token was learnt first."""
     ids, ranks = [], tok.ranks
     for chunk in chunks_of(text, tok.split):
         parts = [chunk] if chunk in ranks else [bytes([byte]) for byte in chunk]
@@ -147,9 +138,8 @@ class Tokenizer:
     ) -> "Tokenizer":
         """Learn a vocabulary of at most vocab_size ids, special tokens included, from texts.
 
-        It is smaller when every chunk of the texts has become one token. Ties between pairs go to the
-        lexicographically greater pair of byte strings. ValueError when vocab_size leaves no room for the 256 bytes,
-        and for a text that is no Unicode.
+        It is smaller when every chunk has become one token. Of pairs equally frequent, the greater pair of byte strings
+        comes first. ValueError when there is no room for the 256 bytes, and for half of a surrogate pair in a text.
         """
         import regex
 
@@ -188,9 +178,10 @@ class Tokenizer:
         import regex
 
         # refuse what has no ids
-        if not self._missing.isdisjoint(utf8(text)):
-            i, char = next((i, char) for i, char in enumerate(text) if not self._missing.isdisjoint(char.encode()))
-            raise ValueError(f"the character {char!r} at place {i} has no token in this vocabulary: leave it out")
+        missing = {byte for byte in set(utf8(text)) if bytes([byte]) not in self.ranks}
+        if missing:
+            i = next(i for i, char in enumerate(text) if not missing.isdisjoint(char.encode()))
+            raise ValueError(f"the character {text[i]!r} at place {i} has no token in this vocabulary: leave it out")
         names = self.special if allowed_special == "all" else list(several(allowed_special, "allowed_special"))
         if unknown := set(names) - self.special.keys():
             raise ValueError(f"allowed_special={sorted(unknown)}: must be of {', '.join(self.special)}")
@@ -203,12 +194,7 @@ class Tokenizer:
         return ids
 
     def encode_by_hand(self, text: str) -> list[int]:
-        """What `encode` computes, always by the plain loop.
-
-        >>> tok = Tokenizer.train(["low lower lowest"], vocab_size=262)
-        >>> tok.encode_by_hand("lower") == tok.encode("lower")
-        True
-        """
+        """What `encode` computes, always by the plain loop."""
         with plain():
             return self.encode(text)
 
@@ -250,11 +236,6 @@ class Tokenizer:
     @cached_property
     def special_names(self) -> dict[int, str]:
         return {i: name for name, i in self.special.items()}
-
-    @cached_property
-    def _missing(self) -> frozenset[int]:
-        """The bytes that are not tokens: none in our own vocabularies, 21 rare ones in SmolLM2's."""
-        return frozenset(byte for byte in range(256) if bytes([byte]) not in self.ranks)
 
 
 def utf8(text: str) -> bytes:

@@ -54,8 +54,7 @@ def encoding(tok: Tokenizer):
 def merge_all(chunk: bytes, ranks: dict[bytes, int]) -> list[int]:
     """The ids of one chunk, in a time that hardly grows faster than its length.
 
-    A token stands at the place of its first byte, and its neighbours are found through `before` and `after`. A heap
-    has the ids that can be made; for each there is a list of the places where they can.
+    A token stands at the place of its first byte. A heap has the ids that can be made, and `places` where they can.
     """
     size = len(chunk)
     part = [chunk[i : i + 1] for i in range(size)] + [b""]  # b"" at a place that belongs to a token on its left
