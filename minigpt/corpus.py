@@ -1,10 +1,5 @@
 """Text files -> documents -> token files, as a stream: a corpus may exceed memory (P1).
 
-    corpus = read_corpus(["books/*.txt"])
-    borders = split(corpus)
-    tok = learn_vocabulary(corpus, borders, vocab_size=768)
-    write_token_files(directory, tok, corpus, borders)
-
 A corpus is anything that gives its Pieces anew each time it is gone through: a Corpus of files, or a list.
 """
 
@@ -29,9 +24,6 @@ class Piece(NamedTuple):
 
     text: str
     begins: bool = True
-
-
-Progress = Callable[[Iterable[Piece], str], Iterable[Piece]]  # passes the pieces of the named file on and shows it
 
 
 class Corpus:
@@ -161,9 +153,9 @@ def require_length(tok: Tokenizer, corpus: Iterable[Piece], borders: Sequence[in
 
 
 def write_token_files(
-    directory: Path, tok: Tokenizer, corpus: Iterable[Piece], borders: Sequence[int], progress: Progress | None = None
+    directory: Path, tok: Tokenizer, corpus: Iterable[Piece], borders: Sequence[int], progress: Callable | None = None
 ) -> None:
-    """Write train.npy and val.npy into the directory."""
+    """Write train.npy and val.npy; progress(pieces, name) passes a file's pieces on and shows it."""
     directory.mkdir(parents=True, exist_ok=True)
     for part in ("train", "val"):
         pieces = part_of(corpus, borders, part)

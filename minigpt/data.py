@@ -75,8 +75,7 @@ def rows_of(tokens: np.ndarray, end_id: int, context_length: int, offset: int = 
 def token_batches(tokens: np.ndarray, end_id: int, context_length: int, batch_size: int, seed: int = 0) -> Batches:
     """Batches for `train` from (N,) token ids: every row once per epoch, in another order each time.
 
-    batches(step) -> Batch of batch_size rows, a pure function of (seed, step). ValueError unless end tokens stand at
-    both ends of the tokens.
+    batches(step) -> Batch of batch_size rows, a pure function of (seed, step). ValueError without end tokens outside.
     """
     tokens = checked(tokens, end_id, context_length=context_length, batch_size=batch_size)
     rows_per_epoch = len(rows_of(tokens, end_id, context_length))

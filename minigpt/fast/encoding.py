@@ -31,8 +31,6 @@ def encode_ordinary(tok: Tokenizer, text: str) -> list[int]:
 
 def by_tiktoken(tok: Tokenizer, text: str) -> list[int] | None:
     """The ids, or None where tiktoken fails, or where another's split leaves text out."""
-    if not tok.ranks:
-        return None
     try:
         ids = encoding(tok).encode_ordinary(text)
     except BaseException as problem:  # its panics are no Exceptions

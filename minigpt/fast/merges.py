@@ -49,10 +49,7 @@ def learn_merges(chunks: dict[bytes, int], count: int) -> list[bytes]:
 
 
 def merge(word: list[bytes], pair: Pair, weight: int, changed: dict, words_with: dict, number: int) -> None:
-    """Join the pair wherever it stands in the word; note how the counts of the pairs beside it change.
-
-    weight: how often the word occurs; number: the word's, to be noted in words_with for each new pair.
-    """
+    """Join the pair wherever it stands in word `number`, which occurs `weight` times; note what changes beside it."""
     first, second = pair
     token = first + second
     i, last = 0, len(word) - 1

@@ -21,8 +21,7 @@ def write_ids(path: Path | str, pieces: Iterable[Sequence[int]], vocab_size: int
     """Write ids that come in pieces, end tokens among them, as a token file; return how many there are.
 
     The file is a .npy of uint16, or of uint32 for a large vocabulary. Its length is filled in at the end, so a corpus
-    may exceed memory. When writing fails, nothing is left behind, and an older file stays. ValueError for an id
-    outside of the vocabulary.
+    may exceed memory. When writing fails, an older file stays. ValueError for an id outside of the vocabulary.
     """
     dtype = np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32)
     header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": (0,)}
@@ -63,9 +62,6 @@ def _check_ids(path: Path | str, ids: np.ndarray, vocab_size: int | None) -> Non
     """ValueError unless the ids are one row of whole numbers from 0, below vocab_size if that is given."""
     if ids.ndim != 1 or ids.dtype.kind not in "iu":
         raise ValueError(f"{path}: must be one row of token ids, not {ids.dtype} of shape {ids.shape}")
-    if not ids.size or (vocab_size is None and ids.dtype.kind == "u"):
-        return
-    least, most = int(ids.min()), int(ids.max())
-    if least < 0 or (vocab_size is not None and most >= vocab_size):
-        rule = "at least 0" if vocab_size is None else f"from 0 to {vocab_size - 1}, as the vocabulary has them"
-        raise ValueError(f"{path}: token id {least if least < 0 else most}: must be {rule}")
+    limit = 2**32 if vocab_size is None else vocab_size
+    if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < limit:
+        raise ValueError(f"{path}: ids from {ids.min()} to {ids.max()}: must be from 0 to {limit - 1}")
