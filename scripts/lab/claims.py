@@ -69,7 +69,7 @@ CLAIMS = {
         "A decoder-only transformer gives a probability to every next token",
         "minigpt/model.py: GPT, Block, Attention, MLP",
         "numbers that the model learns",
-        "scripts/pretrain.py: pretrain",
+        "scripts/support/pretraining.py: pretrain",
         "{base[parameters]:,} parameters",
     ),
     "P3": Claim(
