@@ -1,9 +1,10 @@
 """The base model: from text to a model that predicts the next token. Begin with tokenizer.py, corpus.py, data.py."""
 
 from .config import GPTConfig, TrainConfig
-from .data import IGNORE, Batch, all_batches, read_tokens, token_batches, write_tokens
+from .data import IGNORE, Batch, all_batches, token_batches
 from .files.checkpoint import load_checkpoint, save_checkpoint
 from .files.directory import load, save
+from .files.token_file import read_tokens, write_tokens
 from .loop import Step, TrainState, evaluate, train
 from .model import GPT
 from .tokenizer import Tokenizer

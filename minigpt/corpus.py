@@ -1,10 +1,5 @@
 """Text files -> documents -> token files, as a stream: a corpus may exceed memory (P1).
 
-    corpus = read_corpus(["books/*.txt"])
-    borders = split(corpus)
-    tok = learn_vocabulary(corpus, borders, vocab_size=768)
-    write_token_files(directory, tok, corpus, borders)
-
 A corpus is anything that gives its Pieces anew each time it is gone through: a Corpus of files, or a list.
 """
 
@@ -16,8 +11,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
-from .data import write_ids
-from .tokenizer import END, Tokenizer
+from .files.token_file import write_ids
+from .tokenizer import END, Tokenizer, several
 
 BLOCK = 2**16  # characters read at once; only a longer document is cut
 SAMPLE = 16_000_000  # characters at most that the tokenizer is trained on
@@ -29,9 +24,6 @@ class Piece(NamedTuple):
 
     text: str
     begins: bool = True
-
-
-Progress = Callable[[Iterable[Piece], str], Iterable[Piece]]  # passes the pieces of the named file on and shows it
 
 
 class Corpus:
@@ -51,12 +43,14 @@ class Corpus:
 
 
 def read_corpus(patterns: Iterable[str]) -> Corpus:
-    """All text files that match the patterns; <|endoftext|> separates documents within a file."""
+    """All text files of these names, or that match these patterns; <|endoftext|> separates documents in a file."""
     paths = []
-    for pattern in patterns:
-        found = sorted(glob(pattern))
+    for pattern in map(str, several(patterns, "patterns")):
+        found = [pattern] if Path(pattern).exists() else sorted(glob(pattern))
         if not found:
             raise FileNotFoundError(f"{pattern}: no such file")
+        if odd := [path for path in found if not Path(path).is_file()]:
+            raise ValueError(f"{odd[0]}: must be a file that can be read more than once")
         paths += found
     return Corpus(paths)
 
@@ -74,32 +68,36 @@ def read_blocks(path: str) -> Iterator[str]:
 
 
 def cut_documents(blocks: Iterable[str]) -> Iterator[Piece]:
-    """Cut a text into documents, and long documents into pieces. Line breaks around a document are left out.
+    """Cut a text into documents, without the line breaks around them, and long documents into pieces.
 
-    The ids of the pieces, joined, are those of the whole document: a piece ends where the chunks of every tokenizer
-    end, between a letter or digit and the space or sign after it. A document without such a place stays whole.
+    The joined ids of the pieces are those of the document: a piece ends where every tokenizer ends a chunk, between a
+    letter or digit and the space or sign after it. A document without such a place stays whole.
 
     >>> list(cut_documents(["low<|endof", "text|>low", "er"]))
     [Piece(text='low', begins=True), Piece(text='lower', begins=True)]
     """
-    text = ""  # what has been read and not passed on
-    begins = True  # does a document begin with it?
+    held: list[str] = []  # the beginning of a long document, which has no place to cut it at
+    text = ""  # what has been read after it
+    begins = True  # does a document begin with them?
     for block in chain(blocks, [END]):
         *ended, text = (text + block).split(END)
 
         # documents that end in this block; of a long one, the last piece
         for document in ended:
+            document = "".join([*held, document])
             document = document.strip("\r\n") if begins else document.rstrip("\r\n")
             if document.strip() or (document and not begins):
                 yield Piece(document, begins)
-            begins = True
+            held, begins = [], True
 
-        # a long document that goes on
+        # a long document that goes on: nothing is searched twice but the end, where a separator may have begun
         if len(text) > BLOCK and (found := LAST_WORD.match(text)):
-            words = found[0]
+            words = "".join([*held, found[0]])
             yield Piece(words.lstrip("\r\n") if begins else words, begins)
-            text = text[len(words) :]
-            begins = False
+            held, text, begins = [], text[found.end() :], False
+        elif len(text) > BLOCK:
+            held.append(text[: -len(END)])
+            text = text[-len(END) :]
 
 
 def split(corpus: Iterable[Piece]) -> Sequence[int]:
@@ -122,46 +120,31 @@ def split(corpus: Iterable[Piece]) -> Sequence[int]:
     return array("q", [length * 9 // 10 for length in lengths])
 
 
-def training_text(corpus: Iterable[Piece], borders: Sequence[int]) -> Iterator[Piece]:
-    """Each document up to its border."""
-    for piece, border in _with_borders(corpus, borders):
-        if border > 0:
-            yield Piece(piece.text[:border], piece.begins)
-
-
-def validation_text(corpus: Iterable[Piece], borders: Sequence[int]) -> Iterator[Piece]:
-    """Each document from its border on."""
-    for piece, border in _with_borders(corpus, borders):
-        if border < len(piece.text):
-            yield Piece(piece.text[max(border, 0) :], begins=border >= 0)
-
-
-def _with_borders(corpus: Iterable[Piece], borders: Sequence[int]) -> Iterator[tuple[Piece, int]]:
-    """Each piece, and where its document's border stands, counted from the start of the piece."""
+def part_of(corpus: Iterable[Piece], borders: Sequence[int], part: str) -> Iterator[Piece]:
+    """Each document up to its border (part="train"), or from there on (part="val")."""
     borders = iter(borders)
     for piece in corpus:
         if piece.begins:
-            border = next(borders)
-        yield piece, border
+            border = next(borders)  # counted from the start of the piece
+        if part == "train" and border > 0:
+            yield Piece(piece.text[:border], piece.begins)
+        if part == "val" and border < len(piece.text):
+            yield Piece(piece.text[max(border, 0) :], begins=border >= 0)
         border -= len(piece.text)
 
 
-def sampled(borders: Sequence[int]) -> int:
-    """The tokenizer learns from every n-th piece of the training text, at most SAMPLE characters: this n."""
-    return max(1, -(-sum(borders) // SAMPLE))
-
-
-def learn_vocabulary(corpus: Iterable[Piece], borders: Sequence[int], vocab_size: int) -> Tokenizer:
-    """Train a tokenizer on the training text."""
-    pieces = islice(training_text(corpus, borders), 0, None, sampled(borders))
-    return Tokenizer.train((piece.text for piece in pieces), vocab_size)
+def learn_vocabulary(corpus: Iterable[Piece], borders: Sequence[int], vocab_size: int) -> tuple[Tokenizer, int]:
+    """A tokenizer trained on every n-th piece of the training text, at most SAMPLE characters; and this n."""
+    every = max(1, -(-sum(borders) // SAMPLE))
+    pieces = islice(part_of(corpus, borders, "train"), 0, None, every)
+    return Tokenizer.train((piece.text for piece in pieces), vocab_size), every
 
 
 def require_length(tok: Tokenizer, corpus: Iterable[Piece], borders: Sequence[int], context_length: int) -> None:
     """ValueError when the training or the validation text is shorter than one context."""
-    for name, part in (("training", training_text), ("validation", validation_text)):
+    for part, name in (("train", "training"), ("val", "validation")):
         found = 0
-        for piece in part(corpus, borders):
+        for piece in part_of(corpus, borders, part):
             found += len(tok.encode(piece.text))
             if found > context_length:
                 break
@@ -170,15 +153,15 @@ def require_length(tok: Tokenizer, corpus: Iterable[Piece], borders: Sequence[in
 
 
 def write_token_files(
-    directory: Path, tok: Tokenizer, corpus: Iterable[Piece], borders: Sequence[int], progress: Progress | None = None
+    directory: Path, tok: Tokenizer, corpus: Iterable[Piece], borders: Sequence[int], progress: Callable | None = None
 ) -> None:
-    """Write train.npy and val.npy into the directory."""
+    """Write train.npy and val.npy; progress(pieces, name) passes a file's pieces on and shows it."""
     directory.mkdir(parents=True, exist_ok=True)
-    for name, part in (("train.npy", training_text), ("val.npy", validation_text)):
-        pieces = part(corpus, borders)
+    for part in ("train", "val"):
+        pieces = part_of(corpus, borders, part)
         if progress:
-            pieces = progress(pieces, name)
-        write_ids(directory / name, encode(tok, pieces), tok.vocab_size)
+            pieces = progress(pieces, f"{part}.npy")
+        write_ids(directory / f"{part}.npy", encode(tok, pieces), tok.vocab_size)
 
 
 def encode(tok: Tokenizer, pieces: Iterable[Piece]) -> Iterator[list[int]]:

@@ -5,24 +5,19 @@ one new token. Encoding repeats the merges on another text, in the order in whic
 Gage 1994; Sennrich et al. 2016, arXiv:1508.07909; on bytes: Radford et al. 2019.
 """
 
-import base64
 import codecs
-import hashlib
 import math
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import cached_property
-from pathlib import Path
 
-from plain_or_fast import has_twin
+from plain_or_fast import has_twin, plain
 
-# regex and tiktoken are imported where they are used, so that loading a model's weights needs neither.
+# regex is imported where it is used, so that loading a model's weights doesn't need it.
 
 # GPT-2's split of a text into chunks. No merge crosses their borders. A chunk is the end of a contraction, or letters,
 # digits or signs with the space before them, or a run of spaces.
 SPLIT = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-GPT2_SHA256 = "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930"
 END, PROMPT, RESPONSE = SPECIAL_TOKENS = ("<|endoftext|>", "<|prompt|>", "<|response|>")
 
 
@@ -55,18 +50,49 @@ def learn_merges(chunks: dict[bytes, int], count: int) -> list[bytes]:
 
 
 def merge(word: list[bytes], pair: tuple[bytes, bytes]) -> None:
-    """Join the pair wherever it stands in the word, from left to right.
-
-    >>> word = [b"a", b"a", b"a", b"b"]
-    >>> merge(word, (b"a", b"a"))
-    >>> word
-    [b'aa', b'a', b'b']
-    """
+    """Join the pair wherever it stands in the word, from left to right: a a a b becomes aa a b."""
     i = 0
     while i < len(word) - 1:
         if (word[i], word[i + 1]) == pair:
             word[i : i + 2] = [word[i] + word[i + 1]]
         i += 1
+
+
+@has_twin("minigpt.fast.encoding")
+def encode_ordinary(tok: "Tokenizer", text: str) -> list[int]:
+    """Split a text into chunks; in each that is no token, always merge the pair whose token was learnt first."""
+    ids, ranks = [], tok.ranks
+    for chunk in chunks_of(text, tok.split):
+        parts = [chunk] if chunk in ranks else [bytes([byte]) for byte in chunk]
+        while len(parts) > 1:
+            # which token would each pair of neighbours make?
+            made = [ranks.get(a + b, math.inf) for a, b in zip(parts, parts[1:])]
+            first = min(made)
+            if first == math.inf:
+                break  # none
+
+            # merge the one learnt first; of equals, the leftmost
+            i = made.index(first)
+            parts[i : i + 2] = [parts[i] + parts[i + 1]]
+        ids += [ranks[part] for part in parts]
+    return ids
+
+
+def chunks_of(text: str, split: str) -> Iterator[bytes]:
+    """The chunks of a text, as UTF-8. ValueError when the pattern fails, or leaves a character out."""
+    import regex
+
+    end = 0
+    try:
+        for match in regex.finditer(split, text):
+            if match.start() > end or match.end() == end:
+                break
+            end = match.end()
+            yield match[0].encode()
+    except regex.error as problem:
+        raise ValueError(f"split={split!r:.100}: not a pattern ({problem})") from problem
+    if end < len(text):
+        raise ValueError(f"split={split!r:.100}: leaves out the character {text[end]!r} at place {end}")
 
 
 class Tokenizer:
@@ -96,7 +122,8 @@ class Tokenizer:
         names: dict[str, str] | None = None,
     ):
         if not isinstance(special_tokens, dict):
-            special_tokens = {name: len(tokens) + i for i, name in enumerate(special_tokens)}
+            names = several(special_tokens, "special_tokens")
+            special_tokens = {name: len(tokens) + i for i, name in enumerate(names)}
         if start is None:
             start = [special_tokens[end]] if end in special_tokens else []
 
@@ -116,59 +143,65 @@ class Tokenizer:
     ) -> "Tokenizer":
         """Learn a vocabulary of at most vocab_size ids, special tokens included, from texts.
 
-        It is smaller when every chunk of the texts has become one token. Ties between pairs go to the
-        lexicographically greater pair of byte strings. ValueError when vocab_size leaves no room for the 256 bytes.
+        It is smaller when every chunk has become one token. Of pairs equally frequent, the greater pair of byte strings
+        comes first. ValueError when there is no room for the 256 bytes, and for half of a surrogate pair in a text.
         """
         import regex
 
-        special_tokens = list(special_tokens)
+        special_tokens = list(several(special_tokens, "special_tokens"))
         smallest = 256 + len(special_tokens)
         if vocab_size < smallest:
             raise ValueError(f"vocab_size={vocab_size}: must be at least {smallest}, the 256 bytes and special tokens")
 
         # how often each chunk occurs: merges look at each distinct chunk once
         chunks = Counter()
-        for text in texts:
+        for text in several(texts, "texts"):
+            utf8(text)
             chunks.update(regex.findall(SPLIT, text))
         chunks = {chunk.encode(): count for chunk, count in chunks.items()}
 
         single_bytes = [bytes([byte]) for byte in range(256)]
         return cls(single_bytes + learn_merges(chunks, vocab_size - smallest), special_tokens)
 
-    def encode_by_hand(self, text: str) -> list[int]:
-        """What `encode` computes: in each chunk, always merge the pair whose token was learnt first.
+    @classmethod
+    def gpt2(cls) -> "Tokenizer":
+        """GPT-2's own vocabulary of 50,257 ids. Without a network, MINIGPT_GPT2_RANKS must name its rank file."""
+        from .files.gpt2_ranks import gpt2_tokens
+
+        return cls(gpt2_tokens(), [END], start=[])
+
+    def encode(self, text: str, *, allowed_special: Iterable[str] = ()) -> list[int]:
+        """Text to ids. Special strings in a text are plain text, so users can't forge turns.
+
+        allowed_special: names of special tokens, or "all", that become their ids all the same. ValueError for half of
+        a surrogate pair, which is no Unicode, and for a character that the vocabulary has no token for.
 
         >>> tok = Tokenizer.train(["low lower lowest"], vocab_size=262)
-        >>> tok.encode_by_hand("lower") == tok.encode("lower")
-        True
+        >>> tok.encode("low<|endoftext|>", allowed_special=["<|endoftext|>"])
+        [257, 259]
         """
         import regex
 
-        ids = []
-        for chunk in regex.findall(self.split, text):
-            parts = [bytes([byte]) for byte in chunk.encode()]
-            while len(parts) > 1:
-                # which token would each pair of neighbours make?
-                made = [self.ranks.get(a + b, math.inf) for a, b in zip(parts, parts[1:])]
-                first = min(made)
-                if first == math.inf:
-                    break  # none
+        # refuse what has no ids
+        missing = {byte for byte in set(utf8(text)) if bytes([byte]) not in self.ranks}
+        if missing:
+            i = next(i for i, char in enumerate(text) if not missing.isdisjoint(char.encode()))
+            raise ValueError(f"the character {text[i]!r} at place {i} has no token in this vocabulary: leave it out")
+        names = self.special if allowed_special == "all" else list(several(allowed_special, "allowed_special"))
+        if unknown := set(names) - self.special.keys():
+            raise ValueError(f"allowed_special={sorted(unknown)}: must be of {', '.join(self.special)}")
 
-                # merge the one learnt first; of equals, the leftmost
-                i = made.index(first)
-                parts[i : i + 2] = [parts[i] + parts[i + 1]]
-            ids += [self.ranks[part] for part in parts]
+        # cut the text at the special tokens; of two that begin alike, the longer one counts
+        pattern = "|".join(map(regex.escape, sorted(names, key=len, reverse=True)))
+        ids = []
+        for part in regex.split(f"({pattern})", text) if names else [text]:
+            ids += [self.special[part]] if part in names else encode_ordinary(self, part)
         return ids
 
-    def encode(self, text: str) -> list[int]:
-        """Text to ids; never a special id: special strings in a text are plain text, so users can't forge turns.
-
-        ValueError for a character that the vocabulary has no token for; never when the 256 bytes are tokens.
-        """
-        if self._missing and not self._missing.isdisjoint(text.encode(errors="replace")):
-            char = next(char for char in text if not self._missing.isdisjoint(char.encode(errors="replace")))
-            raise ValueError(f"the character {char!r} has no token in this vocabulary: leave it out")
-        return self.encoding.encode_ordinary(text)
+    def encode_by_hand(self, text: str) -> list[int]:
+        """What `encode` computes, always by the plain loop."""
+        with plain():
+            return self.encode(text)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Ids to text; invalid UTF-8 becomes U+FFFD. ValueError for an id outside of the vocabulary."""
@@ -184,12 +217,14 @@ class Tokenizer:
             yield rest
 
     def token_bytes(self, i: int) -> bytes:
-        """The bytes of one id, an ordinary or a special one. ValueError for an id outside of the vocabulary."""
+        """The bytes of one id, an ordinary or a special one. ValueError for an id that no token has."""
+        i = int(i)
         if i in self.special_names:
             return self.special_names[i].encode()
         if 0 <= i < len(self.tokens):
             return self.tokens[i]
-        raise ValueError(f"token id {i}: must be from 0 to {self.vocab_size - 1}")
+        unused = "no token has it; ids are" if 0 <= i < self.vocab_size else "must be"
+        raise ValueError(f"token id {i}: {unused} from 0 to {self.vocab_size - 1}")
 
     @property
     def end_id(self) -> int:
@@ -207,37 +242,18 @@ class Tokenizer:
     def special_names(self) -> dict[int, str]:
         return {i: name for name, i in self.special.items()}
 
-    @cached_property
-    def encoding(self):
-        """The same vocabulary as a tiktoken.Encoding, which encodes fast; `encode_by_hand` shows what it does."""
-        import tiktoken
 
-        return tiktoken.Encoding("minigpt", pat_str=self.split, mergeable_ranks=self.ranks, special_tokens=self.special)
+def utf8(text: str) -> bytes:
+    """The bytes of a text. ValueError for half of a surrogate pair, which stands for no character."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError as problem:
+        where = f"{text[problem.start]!r} at place {problem.start}"
+        raise ValueError(f"the character {where} is half of a surrogate pair, not Unicode: leave it out") from None
 
-    @cached_property
-    def _missing(self) -> frozenset[int]:
-        """The bytes that are not tokens: none in our own vocabularies, 21 rare ones in SmolLM2's."""
-        return frozenset(byte for byte in range(256) if bytes([byte]) not in self.ranks)
 
-    @classmethod
-    def gpt2(cls) -> "Tokenizer":
-        """GPT-2's own vocabulary of 50,257 ids, through tiktoken, which downloads it once.
-
-        Without a network: MINIGPT_GPT2_RANKS names a copy of the rank file, with "token in base64, rank" per line.
-        OSError when there is neither, ValueError when the copy is another file.
-        """
-        if path := os.getenv("MINIGPT_GPT2_RANKS"):
-            content = Path(path).read_bytes()
-            if (found := hashlib.sha256(content).hexdigest()) != GPT2_SHA256:
-                raise ValueError(f"{path}: not GPT-2's rank file: its SHA-256 is {found}, must be {GPT2_SHA256}")
-            tokens = [base64.b64decode(line.split()[0]) for line in content.splitlines()]
-        else:
-            import tiktoken
-
-            try:
-                encoding = tiktoken.get_encoding("gpt2")
-            except OSError as problem:
-                hint = "bring gpt2.tiktoken along (openai-whisper has one) and set MINIGPT_GPT2_RANKS=path/to/it"
-                raise OSError(f"GPT-2's vocabulary can't be downloaded here; {hint}") from problem
-            tokens = [encoding.decode_single_token_bytes(i) for i in range(encoding.n_vocab - 1)]
-        return cls(tokens, [END], start=[])
+def several(texts: Iterable[str], name: str) -> Iterable[str]:
+    """The texts. ValueError for a single one, whose characters would be taken for texts."""
+    if isinstance(texts, str):
+        raise ValueError(f"{name}={texts!r:.40}: must be several texts; put a single one into a list")
+    return texts

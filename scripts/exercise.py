@@ -30,7 +30,7 @@ TOPICS = {
         "P1", "minigpt/tokenizer.py", "learn_merges", "count pairs, merge the most frequent one everywhere, repeat",
         "minigpt/tokenizer.py tests/test_tokenizer.py -k 'training_learns or plain_one or a_tie_goes or by_hand_with'"),
     "bpe_encode": Exercise(
-        "P1", "minigpt/tokenizer.py", "Tokenizer.encode_by_hand", "merge the earliest learnt pair until none is left",
+        "P1", "minigpt/tokenizer.py", "encode_ordinary", "merge the earliest learnt pair until none is left",
         "minigpt/tokenizer.py tests/test_tokenizer.py -k by_hand"),
     "norm": Exercise(
         "P2", "minigpt/formulas.py", "rms_norm", "divide by the root mean square over the last axis, then scale",

@@ -21,9 +21,9 @@ FILES = {
 ARROWS = {
     "formulas": set(),
     "config": set(),
-    "tokenizer": set(),
-    "data": {"files.writing"},  # a token file, too, is written whole or not at all
-    "corpus": {"data", "tokenizer"},
+    "tokenizer": {"files.gpt2_ranks"},
+    "data": set(),
+    "corpus": {"files.token_file", "tokenizer"},
     "initial": set(),
     "optim": {"config", "fast.muon"},  # muon: the other optimizer, when it is asked for by name
     "model": {"formulas", "config", "initial"},
@@ -192,7 +192,7 @@ def lines(names: list[str]) -> int:
 
 def test_the_plain_edition_and_its_longest_files_keep_their_budgets():
     assert lines(PLAIN) <= 2900
-    assert lines(list(FILES)) <= 4800
+    assert lines(list(FILES)) <= 4900
     for name in [name for name in PLAIN if name.split(".")[-1] in BUDGETS]:
         assert lines([name]) <= BUDGETS[name.split(".")[-1]], name
 

@@ -150,8 +150,72 @@ def test_an_epoch_of_long_documents_shows_no_target_twice_and_other_cuts_each_ti
 
 @pytest.mark.parametrize("tokens", [[], [END], [5, 6]], ids=str)
 def test_a_token_file_without_a_document_is_refused(tokens):
-    with pytest.raises(ValueError, match="nothing to learn from"):
-        token_batches(np.array(tokens, np.uint16), END, 8, 2)
+    for batches in (lambda ids: token_batches(ids, END, 8, 2), lambda ids: next(all_batches(ids, END, 8, 2))):
+        with pytest.raises(ValueError, match=f"nothing to learn from: .* the end token {END} at both ends"):
+            batches(np.array(tokens, np.uint16))
+
+
+@pytest.mark.parametrize("tokens", [[5, END], [END, 5], [[END, 5, END]]], ids=str)
+def test_tokens_without_end_tokens_at_both_ends_are_refused(tokens):
+    with pytest.raises(ValueError, match="one row of ids with the end token"):
+        token_batches(tokens, END, 8, 2)
+
+
+def test_tokens_may_come_in_a_list_or_a_tensor():
+    expected = rows_in(token_batches(short_documents(5), END, 8, 5)(0))
+    for kind in (list, torch.tensor):
+        tokens = kind(short_documents(5).tolist())
+        assert rows_in(token_batches(tokens, END, 8, 5)(0)) == expected
+
+
+@pytest.mark.parametrize("name, value", [("context_length", 0), ("batch_size", 0), ("batch_size", 1.5)])
+def test_a_number_that_cuts_no_batch_is_refused(name, value):
+    sizes = {"context_length": 8, "batch_size": 2} | {name: value}
+    with pytest.raises(ValueError, match=f"{name}={value}: must be a whole number from 1"):
+        token_batches(short_documents(5), END, **sizes)
+
+
+@pytest.mark.parametrize("ids", [[100], [-1], [1.5], [2**40]], ids=str)
+def test_ids_outside_of_the_vocabulary_are_not_written(tmp_path, ids):
+    with pytest.raises(ValueError, match=r"a\.npy: "):
+        write_tokens(tmp_path / "a.npy", [ids], END, vocab_size=100)
+    assert not list(tmp_path.iterdir())
+
+
+STRANGE = {
+    "floats": np.array([0.0, 1.0]),
+    "complex": np.array([1j]),
+    "pairs": np.array([(1, 2)], dtype="i4,i4"),
+    "times": np.array([1], "m8[s]"),
+    "flags": np.array([True]),
+    "table": np.array([[1, 2]]),
+    "one number": np.array(1),
+    "below 0": np.array([0, -1]),
+    "too large": np.array([0, 100], np.uint16),
+    "objects": np.array([None]),
+}
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_a_file_of_anything_but_ids_is_refused_by_its_name(tmp_path, name):
+    np.save(tmp_path / "a.npy", STRANGE[name])
+    with pytest.raises(ValueError, match=f"^{tmp_path}/a.npy: "):
+        read_tokens(str(tmp_path / "a.npy"), vocab_size=100)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"\x01\x00\x02\x00" * 20, b"PK\x03\x04 zip"], ids=range(4))
+def test_a_file_in_another_format_is_refused_by_its_name(tmp_path, content):
+    (tmp_path / "a.bin").write_bytes(content)
+    with pytest.raises(ValueError, match=f"^{tmp_path}/a.bin: not a token file"):
+        read_tokens(tmp_path / "a.bin")
+
+
+def test_a_token_file_cut_short_a_folder_and_a_missing_one_are_named(tmp_path):
+    write_tokens(tmp_path / "a.npy", [[1] * 1000], END, 100)
+    (tmp_path / "a.npy").write_bytes((tmp_path / "a.npy").read_bytes()[:500])
+    for path, error in ((tmp_path / "a.npy", ValueError), (tmp_path, ValueError), (tmp_path / "b", FileNotFoundError)):
+        with pytest.raises(error, match=str(path)):
+            read_tokens(path)
 
 
 @given(st.integers(1, 9), st.integers(1, 12))

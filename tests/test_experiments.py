@@ -6,8 +6,7 @@ import pytest
 from conftest import tiny
 from helpers import call
 
-from minigpt import Tokenizer, save
-from minigpt.data import write_tokens
+from minigpt import Tokenizer, save, write_tokens
 from scripts import experiments, pretrain, toyworld
 from scripts.support.trial import unlearn
 from sft.data import Rows

@@ -1,20 +1,27 @@
 """Byte-pair encoding against tiktoken, `tokenizers` and a trainer that works on the text with str.replace."""
 
+import base64
 import json
+import random
+import time
 import unicodedata
 from collections import Counter
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 import pytest
 import regex
+import tiktoken
 import tokenizers
+import torch
 from conftest import TEXTS
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from minigpt import Tokenizer, tokenizer
-from minigpt.fast import merges
+from minigpt.fast import encoding, merges
+from minigpt.files.reading import file_hash
 from minigpt.files.tokenizer_json import from_json, to_json
 from minigpt.tokenizer import END, SPECIAL_TOKENS, SPLIT
 from plain_or_fast import plain
@@ -301,3 +308,148 @@ def test_every_character_that_python_knows_is_split_alike_by_both_libraries(tok)
     assert len(known) > 100_000
     text = "".join(f" {char}{char}a1!" for char in known)
     assert tok.encode_by_hand(text) == tok.encode(text)
+
+
+# Text at its edges: encode (encode_ordinary's twin) and encode_by_hand agree on the ids, or refuse with the same word.
+BYTES = [bytes([byte]) for byte in range(256)]
+
+
+def outcome(encode, text: str):
+    try:
+        return encode(text)
+    except ValueError as problem:
+        return str(problem)
+
+
+some_tokens = st.lists(st.text("abc", min_size=2, max_size=5).map(str.encode), max_size=12)
+some_splits = st.sampled_from([SPLIT, r"(a)|b+|[^ab]+", "(?s).+", "a*|b", "[ab]", "(a", r"(?=a)|b", "ab?|."])
+
+
+@given(some_tokens, st.text("abc ", max_size=40), some_splits, st.sampled_from(["", "a", "c ", "abc "]))
+@example([b"abc"], "abc", SPLIT, "")  # a token that no merge makes
+@example([], "baab", "a*|b", "")
+@example([b"bcc", b"bb", b"cc"], "bbccbcc", "(?s).+", "")
+def test_any_vocabulary_and_any_split_give_the_same_by_hand_and_fast(tokens, text, split, missing):
+    single = [b"" if byte.decode("latin-1") in missing and missing else byte for byte in BYTES]
+    tok = Tokenizer([*single, *dict.fromkeys(tokens)], split=split)
+    expected = outcome(tok.encode_by_hand, text)
+    assert outcome(tok.encode, text) == expected
+    with mock.patch.object(encoding, "by_tiktoken", return_value=None):  # the heap, as for long texts
+        assert outcome(tok.encode, text) == expected
+
+
+@given(st.lists(few_letters, max_size=4), st.text("ab", max_size=200), st.integers(0, 40))
+def test_a_heap_merges_a_chunk_as_the_plain_loop_does(corpus, text, merges):
+    tok = Tokenizer.train(corpus, 259 + merges)
+    assert encoding.merge_all(text.encode(), tok.ranks) == tok.encode_by_hand(text)
+
+
+@pytest.mark.parametrize("text", ["\ud800", "low \udfff", "\ud83d\ude42"], ids=ascii)
+def test_half_of_a_surrogate_pair_is_refused_with_its_place_by_all(tok, text):
+    i = next(i for i, char in enumerate(text) if "\ud800" <= char <= "\udfff")
+    message = f"the character {text[i]!r} at place {i} is half of a surrogate pair"
+    for refuse in (tok.encode, tok.encode_by_hand, lambda text: Tokenizer.train([text], 300)):
+        with pytest.raises(ValueError) as error:
+            refuse(text)
+        assert message in str(error.value)
+
+
+@pytest.mark.parametrize("tokens", [[], BYTES[:97], [*BYTES[:97], b"", *BYTES[98:]]], ids=["empty", "few", "hole"])
+def test_a_character_without_a_token_is_named_with_its_place(tokens):
+    tok = Tokenizer(tokens, [])
+    assert tok.encode("") == tok.encode_by_hand("") == []
+    before = "" if not tokens else "AB"
+    for encode in (tok.encode, tok.encode_by_hand):
+        with pytest.raises(ValueError, match=f"the character 'a' at place {len(before)} has no token"):
+            encode(before + "a")
+
+
+letters = "".join(random.Random(0).choices("lowestnr", k=1_000_000))
+
+
+@pytest.mark.parametrize("text", [" " * 999_999, letters, "a" * 1_000_000, "low " + "\n " * 500_000], ids=range(4))
+def test_a_megabyte_without_a_break_is_encoded_in_seconds(text):
+    tok = Tokenizer.train(["low lower lowest newer aa aaaa  \n  \n "], 300)
+    started = time.perf_counter()
+    ids = tok.encode(text)
+    assert time.perf_counter() - started < 20  # about 2 where nothing else runs; it took minutes, or failed
+    assert tok.decode(ids) == text
+
+
+def test_a_long_word_is_encoded_as_by_hand_and_so_is_what_stands_around_it():
+    tok = Tokenizer.train(["low lower lowest, newer"], 300)
+    text = f"low\n\n {letters[:10_500]}  lower"
+    with mock.patch.object(encoding, "by_tiktoken", side_effect=AssertionError):
+        ids = tok.encode(text)
+    short = f"low\n\n {letters[:700]}  lower"
+    with mock.patch.object(encoding, "LONG", encoding.re.compile(r"\S{500}")):
+        assert tok.encode(short) == tok.encode_by_hand(short)
+    assert ids == encoding.by_tiktoken(tok, text)
+
+
+@pytest.mark.parametrize(
+    "split, message", [("(a", "not a pattern"), ("[ab]+", "leaves out the character 'c' at place 2")]
+)
+def test_a_split_that_does_not_fit_is_refused_alike(split, message):
+    tok = Tokenizer(BYTES, split=split)
+    for encode in (tok.encode, tok.encode_by_hand):
+        with pytest.raises(ValueError, match=message):
+            encode("abc")
+
+
+def test_chosen_special_tokens_become_their_ids_and_others_stay_text(tok):
+    text = f"low{END}<|prompt|>low"
+    low, end = tok.encode("low"), tok.special[END]
+    assert tok.encode(text, allowed_special=[END]) == [*low, end, *tok.encode("<|prompt|>low")]
+    assert tok.encode(text, allowed_special={END}) == tok.encode(text, allowed_special=iter([END]))
+    assert tok.encode(text, allowed_special="all") == [*low, end, tok.special["<|prompt|>"], *low]
+    assert tok.encode(text) == tok.encode(text, allowed_special=()) and end not in tok.encode(text)
+    for wrong in (END, ["<|x|>"]):
+        with pytest.raises(ValueError, match="allowed_special="):
+            tok.encode(text, allowed_special=wrong)
+
+
+def test_of_two_special_tokens_that_begin_alike_the_longer_one_counts():
+    tok = Tokenizer(BYTES, ["<|a", "<|a|>"])
+    assert tok.encode("<|a|><|a", allowed_special="all") == [257, 256]
+
+
+def test_one_text_in_place_of_several_is_refused():
+    for wrong in (lambda: Tokenizer.train("low lower", 300), lambda: Tokenizer.train(["low"], 300, END)):
+        with pytest.raises(ValueError, match="must be several texts; put a single one into a list"):
+            wrong()
+
+
+def test_special_tokens_may_come_as_a_generator():
+    tok = Tokenizer.train(["low"], 300, (name for name in (END, "<|x|>")))
+    assert list(tok.special) == [END, "<|x|>"] and tok.special[END] == len(tok.tokens)
+    assert Tokenizer(BYTES, iter([END])).special == {END: 256}
+
+
+def test_an_id_in_a_hole_of_the_vocabulary_is_refused_by_name():
+    tok = Tokenizer(BYTES, {END: 300})
+    assert (tok.vocab_size, tok.decode([300])) == (301, END)
+    with pytest.raises(ValueError, match="token id 270: no token has it"):
+        tok.decode([270])
+
+
+def test_ids_may_come_in_a_tensor(tok):
+    ids = [*tok.encode("low"), tok.end_id]
+    assert tok.decode(torch.tensor(ids)) == tok.decode(np.array(ids)) == f"low{END}"
+
+
+def test_gpt2s_vocabulary_comes_from_a_copy_or_through_tiktoken(tmp_path, monkeypatch):
+    ranks = tmp_path / "gpt2.tiktoken"
+    ranks.write_bytes(b"".join(base64.b64encode(byte) + b" %d\n" % i for i, byte in enumerate(BYTES)))
+    monkeypatch.setenv("MINIGPT_GPT2_RANKS", str(ranks))
+    monkeypatch.setattr("minigpt.files.gpt2_ranks.SHA256", file_hash(ranks))
+    offline = Tokenizer.gpt2()
+
+    monkeypatch.delenv("MINIGPT_GPT2_RANKS")
+    theirs = tiktoken.Encoding(
+        "x", pat_str=SPLIT, mergeable_ranks={byte: i for i, byte in enumerate(BYTES)}, special_tokens={END: 256}
+    )
+    monkeypatch.setattr("tiktoken.get_encoding", {"gpt2": theirs}.get)
+    online = Tokenizer.gpt2()
+    for tok in (offline, online):
+        assert (tok.tokens, tok.special, tok.start, tok.end_id) == (BYTES, {END: 256}, [], 256)

@@ -13,14 +13,16 @@ COMPLEMENT = bytes(255 - byte for byte in range(256))
 
 
 def learn_merges(chunks: dict[bytes, int], count: int) -> list[bytes]:
-    """The tokens made by up to `count` merges, in order; chunks says how often each chunk occurs.
-
-    >>> learn_merges({b"low": 3, b"lot": 2}, count=2)
-    [b'lo', b'low']
-    """
+    """The tokens made by up to `count` merges, in order; chunks says how often each chunk occurs."""
+    # count every pair once, and note which words hold it
     words = [[bytes([byte]) for byte in chunk] for chunk in chunks]
     weights = list(chunks.values())
-    counts, words_with = count_pairs(words, weights)
+    counts: dict[Pair, int] = defaultdict(int)
+    words_with: dict[Pair, set[int]] = defaultdict(set)
+    for i, word in enumerate(words):
+        for pair in zip(word, word[1:]):
+            counts[pair] += weights[i]
+            words_with[pair].add(i)
     heap = [heap_entry(pair, n) for pair, n in counts.items()]
     heapq.heapify(heap)
 
@@ -46,22 +48,8 @@ def learn_merges(chunks: dict[bytes, int], count: int) -> list[bytes]:
     return learnt
 
 
-def count_pairs(words: list[list[bytes]], weights: list[int]) -> tuple[dict[Pair, int], dict[Pair, set[int]]]:
-    """How often each pair occurs, and the words that hold it."""
-    counts: dict[Pair, int] = defaultdict(int)
-    words_with: dict[Pair, set[int]] = defaultdict(set)
-    for i, word in enumerate(words):
-        for pair in zip(word, word[1:]):
-            counts[pair] += weights[i]
-            words_with[pair].add(i)
-    return counts, words_with
-
-
 def merge(word: list[bytes], pair: Pair, weight: int, changed: dict, words_with: dict, number: int) -> None:
-    """Join the pair wherever it stands in the word; note how the counts of the pairs beside it change.
-
-    weight: how often the word occurs; number: the word's, to be noted in words_with for each new pair.
-    """
+    """Join the pair wherever it stands in word `number`, which occurs `weight` times; note what changes beside it."""
     first, second = pair
     token = first + second
     i, last = 0, len(word) - 1
@@ -87,18 +75,11 @@ def merge(word: list[bytes], pair: Pair, weight: int, changed: dict, words_with:
 
 
 def heap_entry(pair: Pair, count: int) -> tuple:
-    """What sorts a pair before less frequent ones and, among equals, before smaller byte strings.
-
-    heapq pops the least entry, so the count is negative and the strings are put into reverse order.
-    """
+    """What heapq pops first: the most frequent pair; of equals, the greatest byte strings."""
     return -count, reverse(pair[0]), reverse(pair[1]), pair
 
 
 @lru_cache(maxsize=2**16)
 def reverse(token: bytes) -> str:
-    """A key that sorts greater byte strings first: each byte b counts as 255 - b, and an end as 256.
-
-    >>> reverse(b"ab") < reverse(b"a") < reverse(b"A")
-    True
-    """
+    """A key that sorts greater byte strings first: each byte b counts as 255 - b, and an end as 256."""
     return token.translate(COMPLEMENT).decode("latin-1") + "\u0100"

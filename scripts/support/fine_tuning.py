@@ -64,7 +64,7 @@ def base_text(base: str, tok, patterns: list[str], directory: Path) -> list:
     if patterns:
         corpus = read_corpus(patterns)
         write_token_files(directory, tok, corpus, split(corpus), show_reading)
-    return [read_tokens(file) for file in files] if all(file.exists() for file in files) else []
+    return [read_tokens(file, tok.vocab_size) for file in files] if all(file.exists() for file in files) else []
 
 
 def replayed_rows(share: float, batch_size: int) -> int:

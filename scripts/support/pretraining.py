@@ -25,7 +25,7 @@ from minigpt import (
     token_batches,
     train,
 )
-from minigpt.corpus import Piece, learn_vocabulary, read_corpus, require_length, sampled, split, write_token_files
+from minigpt.corpus import Piece, learn_vocabulary, read_corpus, require_length, split, write_token_files
 from minigpt.data import Batches
 from minigpt.fast import processes
 from minigpt.files.tokenizer_json import to_json
@@ -56,12 +56,11 @@ def prepare(corpus: Iterable[Piece], directory: Path, vocab_size: int, context_l
     """
     # training and validation text
     borders = split(corpus)
-    every = sampled(borders)
-    if every > 1:
-        print(f"  {sum(borders):,} characters to train on; the tokenizer learns from every {every}th piece of them")
 
     # text -> tokens
-    tok = learn_vocabulary(corpus, borders, vocab_size)
+    tok, every = learn_vocabulary(corpus, borders, vocab_size)
+    if every > 1:
+        print(f"  {sum(borders):,} characters to train on; the tokenizer learns from every {every}th piece of them")
     require_length(tok, corpus, borders, context_length)
     write_token_files(directory, tok, corpus, borders, show_reading)
     print(f"  {len(borders):,} documents, a vocabulary of {tok.vocab_size} tokens")
@@ -91,7 +90,7 @@ def pretrain(
     the first writes, and the others get no results.
     """
     config = TrainConfig(**schedule, seed=seed)
-    training, validation = (read_tokens(directory / f"{name}.npy") for name in ("train", "val"))
+    training, validation = (read_tokens(directory / f"{name}.npy", tok.vocab_size) for name in ("train", "val"))
 
     # build a model, or resume a saved one
     torch.manual_seed(seed)
