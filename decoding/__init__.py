@@ -5,10 +5,11 @@ Read filters.py, then generate.py, then beam.py. settings.py checks what the use
 
 from decoding import filters
 from decoding.beam import BeamStep, Path, beam_search, beam_steps
+from decoding.checked import checked
 from decoding.filters import filter_steps
 from decoding.generate import Generation, Step, draw, generate, generate_steps, stream, why_stop
 from decoding.protocol import LanguageModel, uncached
-from decoding.settings import Settings, checked
+from decoding.settings import Settings
 
 # The filters as users call them: their arguments are checked.
 temperature = checked(filters.temperature)

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from decoding import filters
-from decoding.generate import Generation, why_stop
+from decoding.generate import Generation, check_logits, why_stop
 from decoding.protocol import LanguageModel
-from decoding.settings import Ids, Settings, as_prompts, check_logits, check_number, room_for
+from decoding.settings import Ids, Settings, as_prompts, check_number, room_for
 from plain_or_fast import has_twin
 
 
@@ -44,7 +44,7 @@ def beam_search(
     finished = []
     for step in beam_steps(model, prompt, settings, width, length_penalty):
         finished += step.finished
-    return best_of(finished, width)
+    return sorted(finished, key=lambda one: -one.score)[:width]
 
 
 @torch.inference_mode()
@@ -75,8 +75,7 @@ def beam_steps(
         scores = so_far[:, None] + logits.double().log_softmax(-1)  # (B, V), B = len(live)
         finished = []
         if settings.no_repeat_ngram is not None:
-            texts = [[*prompt, *path.ids] for path in live]
-            scores = filters.no_repeat_ngram(scores, texts, settings.no_repeat_ngram)
+            scores = filters.no_repeat_ngram(scores, [[*prompt, *path.ids] for path in live], settings.no_repeat_ngram)
             finished = [finish(path, "blocked") for path, row in zip(live, scores) if row.max() == filters.OUT]
 
         # rank them all together: this many fill the beam even if every path has a candidate per end token
@@ -94,15 +93,14 @@ def beam_steps(
             else:
                 pruned.append(path)
 
-        # does anything follow?
-        if length == longest:
+        if length == longest:  # nothing follows
             finished += [finish(path, why_stop(path.ids[-1], length, room, settings)) for path in kept]
         yield BeamStep(kept, pruned, finished)
-        best = best_of(best + finished, width)
+        best = sorted(best + finished, key=lambda one: -one.score)[:width]  # stable: of equals, what ended first
         if length == longest or not kept:
             return
-        # A path only loses probability as it grows. So the score of what grows from the best one is at most what that
-        # one would have if it ended at once, or (a length penalty above 0 favours length) at the greatest length.
+        # Can a live path still win? Growing never raises a logprob, so at best the best path keeps its own, and ends
+        # at once (best for a length penalty below 0) or at the greatest length (best for one above 0).
         limit = max(kept[0].logprob / length**length_penalty, kept[0].logprob / longest**length_penalty)
         if len(best) == width and best[-1].score >= limit:
             return
@@ -120,7 +118,3 @@ def best_candidates(scores: Tensor, n: int) -> tuple[list[int], list[float]]:
     ranked, order = scores.sort(descending=True, stable=True)
     possible = ranked[:n] > filters.OUT
     return order[:n][possible].tolist(), ranked[:n][possible].tolist()
-
-
-def best_of(finished: list[Generation], width: int) -> list[Generation]:
-    return sorted(finished, key=lambda one: -one.score)[:width]  # stable: of equals, what ended first

@@ -1,5 +1,6 @@
 """The loop: the model gives probabilities, an algorithm picks one token, the token is appended, repeat (G1)."""
 
+import math
 import random
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from decoding import filters
 from decoding.protocol import LanguageModel
-from decoding.settings import Ids, Settings, as_prompts, as_seeds, check_logits, room_for
+from decoding.settings import Ids, Settings, as_prompts, as_seeds, expect, room_for
 from plain_or_fast import has_twin
 
 
@@ -119,6 +120,15 @@ def why_stop(id: int | None, length: int, room: float, settings: Settings) -> st
     if length == room:  # the window is full
         return "context"
     return None
+
+
+def check_logits(logits: Tensor, rows: Sequence[int] | None = None) -> None:
+    """Each row of (..., V) logits must be a distribution: no NaN or +inf, not only -inf. rows: their numbers."""
+    largest = logits.amax(-1)  # (...): NaN wins every comparison, then +inf
+    if math.isfinite(largest.sum()):  # one number to check; a sum of finite ones that overflows is looked at below
+        return
+    for row, value in zip(rows or range(largest.numel()), largest.flatten().tolist()):
+        expect(math.isfinite(value), f"largest logit of row {row}", value, "finite logits, or -inf for some")
 
 
 def draw(logits: Tensor, uniforms: Tensor) -> Tensor:

@@ -1,14 +1,10 @@
 """What a user asks for, checked once before any work: a bad value is a ValueError that names it and what is right."""
 
-import inspect
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import wraps
 from numbers import Integral, Real
 from typing import Any
-
-from torch import Tensor
 
 Ids = Any  # token ids: a list, a tuple, a NumPy array or an integer tensor
 
@@ -95,35 +91,3 @@ def as_seeds(seed: int | Sequence[int] | None, rows: int) -> list[int | None]:
     seeds = as_ids("seed", range(seed, seed + rows) if isinstance(seed, Integral) else seed)
     expect(len(seeds) == rows, "seed", seed, f"None, an int >= 0, or {rows} of them, one per prompt")
     return seeds
-
-
-def check_logits(logits: Tensor, rows: Sequence[int] | None = None) -> None:
-    """Each row of (..., V) logits must be a distribution: no NaN or +inf, not only -inf. rows: their numbers."""
-    largest = logits.amax(-1)  # (...): NaN wins every comparison, then +inf
-    if math.isfinite(largest.sum()):  # one number to check; a sum of finite ones that overflows is looked at below
-        return
-    for row, value in zip(rows or range(largest.numel()), largest.flatten().tolist()):
-        expect(math.isfinite(value), f"largest logit of row {row}", value, "finite logits, or -inf for some")
-
-
-def checked(filter: Callable) -> Callable:
-    """The filter for users: its arguments are checked, and then it runs as it is written."""
-    signature = inspect.signature(filter)  # logits, sometimes histories, and the setting
-    name = {"ban": "banned_ids"}.get(filter.__name__, filter.__name__)
-
-    @wraps(filter)
-    def call(*arguments, **named) -> Tensor:
-        logits, *histories, setting = signature.bind(*arguments, **named).arguments.values()
-        V = logits.shape[-1]
-        expect(logits.is_floating_point(), "dtype of the logits", logits.dtype, "a floating-point one")
-        check_logits(logits)
-        settings = Settings(max_new_tokens=1, **{name: setting})
-        settings.check_vocabulary(V)
-
-        if histories:
-            rows = as_rows("history", histories if logits.dim() == 1 else histories[0], V)
-            expect(len(rows) == logits[..., 0].numel(), "number of histories", len(rows), "one per row of logits")
-            histories = rows if logits.dim() == 1 else [rows]
-        return filter(logits, *histories, getattr(settings, name))
-
-    return call

@@ -122,8 +122,8 @@ class Tokenizer:
         names: dict[str, str] | None = None,
     ):
         if not isinstance(special_tokens, dict):
-            names = several(special_tokens, "special_tokens")
-            special_tokens = {name: len(tokens) + i for i, name in enumerate(names)}
+            special_tokens = several(special_tokens, "special_tokens")
+            special_tokens = {name: len(tokens) + i for i, name in enumerate(special_tokens)}
         if start is None:
             start = [special_tokens[end]] if end in special_tokens else []
 

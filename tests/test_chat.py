@@ -143,7 +143,7 @@ def test_a_knob_that_draws_nothing_at_temperature_0_says_so(monkeypatch, capsys,
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("/top_p 2", "top_p is 2.0; expected a probability"),
+        ("/top_p 2", "top_p is 2.0; expected a number from 0 to 1"),
         ("/temperature warm", "temperature is 'warm'; expected a number"),
         ("/temperature nan", "temperature is nan"),
         ("/top_k 1.5", "top_k is '1.5'; expected a whole number"),

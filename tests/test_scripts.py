@@ -196,4 +196,4 @@ def test_a_statement_without_code_test_or_figure_fails(monkeypatch, capsys, tmp_
     monkeypatch.setattr(claims, "tests_of_claims", lambda _: claims.defaultdict(list))
     assert call(monkeypatch, claims) == 1
     assert "G1 lacks a test" in capsys.readouterr().out.splitlines()
-    refuses(monkeypatch, capsys, "No such file", claims, "--results", tmp_path / "results.json")
+    refuses(monkeypatch, capsys, "results.json is missing", claims, "--results", tmp_path / "results.json")

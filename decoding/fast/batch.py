@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from decoding import filters
-from decoding.generate import Generation, draw, why_stop
+from decoding.generate import Generation, check_logits, draw, why_stop
 from decoding.protocol import LanguageModel
-from decoding.settings import Settings, check_logits, room_for
+from decoding.settings import Settings, room_for
 
 
 @torch.inference_mode()

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from decoding.filters import check_logits
+from decoding.generate import check_logits
 from scripts.support.models import model_directory, open_model
 
 TEXTS = 256  # whose logits are kept
