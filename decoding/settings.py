@@ -1,6 +1,7 @@
 """What a user asks for, checked once before any work: a bad value is a ValueError that names it and what is right."""
 
 import math
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral, Real
@@ -41,7 +42,7 @@ class Settings:
         check_number("top_k", self.top_k, Integral | None, 1)
         check_number("top_p", self.top_p, Real | None, 0, 1)
         check_number("min_p", self.min_p, Real | None, 0, 1)
-        check_number("repetition_penalty", self.repetition_penalty, Real, 1, 1e300)
+        check_number("repetition_penalty", self.repetition_penalty, Real, 1, sys.float_info.max)
         check_number("no_repeat_ngram", self.no_repeat_ngram, Integral | None, 1)
         eos_ids = self.eos_id if isinstance(self.eos_id, Iterable) else [] if self.eos_id is None else [self.eos_id]
         object.__setattr__(self, "end_ids", frozenset(as_ids("eos_id", eos_ids)))

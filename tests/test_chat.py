@@ -232,7 +232,10 @@ class Terminal:
                 typed = time.monotonic()
             assert time.monotonic() < until, self.screen
             if select.select([self.keyboard], [], [], 0.1)[0]:
-                self.screen += COLOURS.sub("", os.read(self.keyboard, 4096).decode(errors="replace"))
+                try:
+                    self.screen += COLOURS.sub("", os.read(self.keyboard, 4096).decode(errors="replace"))
+                except OSError:  # the program has ended and closed its terminal
+                    raise AssertionError(f"ended before {text!r}: {self.screen}") from None
 
 
 def test_ctrl_c_stops_the_answer_and_not_the_program(tmp_path, tok):

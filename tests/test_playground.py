@@ -23,6 +23,7 @@ from scripts.playground import server, session, views
 from scripts.support.measuring.answers import as_question, as_text, text_of
 from scripts.support.measuring.distribution import entropy
 from scripts.support.strategies import STRATEGIES
+from scripts.support.terminal import visible
 from sft import Message, encode_conversation
 
 starlette_testclient = pytest.importorskip("starlette.testclient", reason="the extra playground is not installed")
@@ -152,7 +153,7 @@ def test_the_command_that_the_page_shows_writes_the_same_text(client, directory,
         "multinomial",
         *flags,
     )
-    assert capsys.readouterr().out.startswith(words["text"] + said)
+    assert capsys.readouterr().out.startswith(visible(words["text"] + said))
     assert "scripts.generate --prompt 'two\nlines'" in ask(client, "next", text="two\nlines")["command"]
     assert ask(client, "next", form="question")["command"].startswith("make chat MODEL=a")
 
@@ -377,9 +378,9 @@ def test_a_request_has_to_be_json_with_the_token_of_this_start(client):
         ({"text": "word " * 99}, "length of the prompt of row 0"),
         ({"form": "poem"}, "form is 'poem'"),
         ({"ids": "12"}, "ids"),
-        ({"ids": [99999]}, "id in ids is 99999"),
-        ({"ids": [-1]}, "id in ids is -1"),
-        ({"ids": [1.5]}, "id in ids is 1.5"),
+        ({"ids": [99999]}, "entry of ids is 99999"),
+        ({"ids": [-1]}, "entry of ids is -1"),
+        ({"ids": [1.5]}, "entry of ids is 1.5"),
         ({"ids": [5] * 99}, "number of chosen tokens is 99"),
         ({"ids": 7}, "ids is 7"),
         ({"knobs": []}, "knobs is []"),

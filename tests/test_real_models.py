@@ -255,9 +255,9 @@ def test_a_tokenizer_with_the_special_tokens_first_is_read_and_written(digits):
 
 def test_a_character_whose_bytes_have_no_token_is_refused_by_name():
     ours = from_json(trained(digits=True).to_str())
-    with pytest.raises(ValueError, match=r"'\\x04' has no token"):
+    with pytest.raises(ValueError, match=r"'\\x04' at place 3 has no token"):
         ours.encode("Ada\x04 lives")
-    with pytest.raises(ValueError, match="'ж' has no token"):
+    with pytest.raises(ValueError, match="'ж' at place 4 has no token"):
         ours.encode("Ada ж")
 
 
@@ -605,7 +605,7 @@ def test_smollm2s_tokenizer_is_the_reference_tokenizer(small_llm):
         assert tok.encode(text) == theirs.encode(text).ids
         assert tok.decode(tok.encode(text)) == text
     assert len([byte for byte in range(256) if bytes([byte]) not in tok.ranks]) == 21
-    with pytest.raises(ValueError, match=r"'\\x04' has no token"):
+    with pytest.raises(ValueError, match=r"'\\x04' at place 3 has no token"):
         tok.encode("\x04")
     again = from_json(to_json(tok))
     assert (again.tokens, again.special, again.split) == (tok.tokens, tok.special, tok.split)
