@@ -5,6 +5,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from scripts.support.terminal import visible
@@ -87,7 +88,8 @@ def prepare_streams() -> None:
                 os.close(nothing)
             setattr(sys, name, open(number, "r" if name == "stdin" else "w", encoding="utf-8", closefd=False))  # noqa: SIM115
         if hasattr(getattr(sys, name), "reconfigure"):
-            getattr(sys, name).reconfigure(errors="replace")
+            with suppress(OSError):  # a stream that has been read from stays as it is
+                getattr(sys, name).reconfigure(errors="replace")
 
 
 def split_arguments(arguments: list[str]) -> list[str]:
