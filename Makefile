@@ -32,7 +32,7 @@ demo-noquiz: .venv/demo.done  ## a corpus without the quiz pages that bring out 
 	$(PY) -m scripts.demo --no-quiz --out runs/demo-noquiz $(COMMON)
 
 test: .venv/test.done  ## all tests except the slow ones
-	$(PY) -m pytest -m "not slow"
+	$(PY) -m pytest -n auto -m "not slow"
 
 tokens: .venv/demo.done  ## TEXT="…": how a tokenizer cuts a text
 	@$(call needs,TEXT)$(PY) -m scripts.tokens $(call flag,--text,TEXT) $(call flag,--model,MODEL) $(MORE)

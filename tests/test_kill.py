@@ -330,7 +330,7 @@ def test_a_run_killed_again_and_again_ends_with_the_weights_of_an_undisturbed_on
         while status != 0:
             resume = ["--resume"] if saves(cut) else ["--overwrite"]
             seen = str(cut / "log.jsonl") if kills % 5 else None  # now and then before the first step
-            after = draw.uniform(0, 0.1) if kills < 25 else None
+            after = draw.uniform(0, 0.4) if kills < 25 else None
             status = runs("--out", cut, *resume, seen=seen, after=after)
             assert status in (0, -signal.SIGKILL)
             assert [0, *saves(cut)][-1] >= last  # no kill loses a save
