@@ -328,7 +328,8 @@ some_splits = st.sampled_from([SPLIT, r"(a)|b+|[^ab]+", "(?s).+", "a*|b", "[ab]"
 @given(some_tokens, st.text("abc ", max_size=40), some_splits, st.sampled_from(["", "a", "c ", "abc "]))
 @example([b"abc"], "abc", SPLIT, "")  # a token that no merge makes
 @example([], "baab", "a*|b", "")
-@example([b"bcc", b"bb", b"cc"], "bbccbcc", "(?s).+", "")
+@example([b"aba", b"ab"], "abab", "(?s).+", "")  # a merge makes room for one that was learnt before
+@example([b"babb", b"ba", b"aaa", b"aa"], "bbbabaaaaa", "(?s).+", "")
 def test_any_vocabulary_and_any_split_give_the_same_by_hand_and_fast(tokens, text, split, missing):
     single = [b"" if byte.decode("latin-1") in missing and missing else byte for byte in BYTES]
     tok = Tokenizer([*single, *dict.fromkeys(tokens)], split=split)
@@ -388,7 +389,14 @@ def test_a_long_word_is_encoded_as_by_hand_and_so_is_what_stands_around_it():
 
 
 @pytest.mark.parametrize(
-    "split, message", [("(a", "not a pattern"), ("[ab]+", "leaves out the character 'c' at place 2")]
+    "split, message",
+    [
+        ("(a", "not a pattern"),
+        ("[ab]+", "leaves out the character 'c' at place 2"),
+        ("[bc]", "leaves out the character 'a' at place 0"),
+        ("[ac]", "leaves out the character 'b' at place 1"),
+        ("b*|[abc]", "leaves out the character 'a' at place 0"),
+    ],
 )
 def test_a_split_that_does_not_fit_is_refused_alike(split, message):
     tok = Tokenizer(BYTES, split=split)
