@@ -28,7 +28,7 @@ def temperature(logits: Tensor, t: float) -> Tensor:
         return logits
     if t == 0:
         best = logits.argmax(-1, keepdim=True)  # (..., 1): the first of several maxima, by its documentation
-        return torch.full_like(logits, OUT).scatter(-1, best, logits.gather(-1, best))
+        return logits.masked_fill(torch.arange(logits.shape[-1], device=logits.device) != best, OUT)
 
     # subtract the largest, divide, and stay finite in the dtype of the logits
     largest = logits.double().amax(-1, keepdim=True)  # (..., 1)

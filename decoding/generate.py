@@ -143,5 +143,5 @@ def draw(logits: Tensor, uniforms: Tensor) -> Tensor:
     total = mass[..., -1:].contiguous()  # (..., 1): rounding may leave it short of 1, so the uniform number is scaled
     # right=True is the first mass above the target: an equal one may belong to tokens of probability 0.
     ids = torch.searchsorted(mass, uniforms[..., None] * total, right=True)  # (..., 1)
-    last = torch.searchsorted(mass, total)  # (..., 1): where the total is reached; what lies beyond adds nothing
+    last = torch.searchsorted(mass, total)  # (..., 1): the last of positive probability; only a 1 itself would pass it
     return torch.minimum(ids, last).squeeze(-1)

@@ -125,7 +125,7 @@ def part_of(corpus: Iterable[Piece], borders: Sequence[int], part: str) -> Itera
     borders = iter(borders)
     for piece in corpus:
         if piece.begins:
-            border = next(borders)  # counted from the start of the piece
+            border = next(borders)  # counted from the start of the piece: below 0 if an earlier piece had it
         if part == "train" and border > 0:
             yield Piece(piece.text[:border], piece.begins)
         if part == "val" and border < len(piece.text):

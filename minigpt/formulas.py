@@ -136,8 +136,8 @@ def causal_mask(T: int, S: int, device: torch.device | None = None) -> Tensor:
     >>> causal_mask(2, 3).int().tolist()      # the second and the third of three tokens
     [[1, 1, 0], [1, 1, 1]]
     """
-    position = torch.arange(S, device=device)
-    return position <= position[S - T :, None]
+    looked_at = torch.arange(S, device=device)  # (S,)
+    return looked_at <= looked_at[S - T :, None]  # (T, S): beside those that look, the last T
 
 
 @has_twin(KERNELS)

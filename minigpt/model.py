@@ -76,7 +76,7 @@ class GPT(nn.Module):
 
     @torch.inference_mode()
     def _read(self, texts: list[list[int]], state: State) -> tuple[Tensor, State]:
-        """Read each row's next ids: the logits after the last one."""
+        """Read each row's next ids, which join its caches in the state: the logits after the last one."""
         device = self.head.weight.device
         logits = [self(torch.tensor([ids], device=device), caches)[0, -1] for ids, caches in zip(texts, state)]
         return torch.stack(logits), state

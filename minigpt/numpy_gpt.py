@@ -87,8 +87,8 @@ def attention(x: Array, weights: list[Array], shared: tuple) -> tuple[Array, tup
 
     # attend behind the causal mask
     (H, T), K = query.shape[1:3], key.shape[1]
-    stacked = query.reshape(B, K, -1, D)  # (B, K, H/K·T, D): heads that share a key, one under the other
-    may_look = np.tile(np.tri(T, dtype=bool), (H // K, 1))  # (H/K·T, T)
+    stacked = query.reshape(B, K, H // K * T, D)  # the H/K heads that share a key, one under the other
+    may_look = np.tile(np.tri(T, dtype=bool), (H // K, 1))  # (H/K·T, T): the causal triangle once for each such head
     scores = np.where(may_look, stacked @ key.swapaxes(2, 3) / math.sqrt(D), -math.inf)  # (B, K, H/K·T, T)
     exponentials = np.exp(scores - scores.max(-1, keepdims=True))
     p = exponentials / exponentials.sum(-1, keepdims=True)
@@ -107,7 +107,7 @@ def attention_backward(dy: Array, cache: tuple) -> tuple[Array, list[Array]]:
     dvalue = p.swapaxes(2, 3) @ dmixed  # (B, K, T, D) product; it adds up the query heads that share this value
     dp = dmixed @ value.swapaxes(2, 3)  # (B, K, H/K·T, T) product
 
-    # softmax. chain, sum: score i moves p[i] with slope p[i], and each p[j] of the row, by the divisor, with -p[i]·p[j]
+    # softmax: p[j] has slope p[i]·([i == j] - p[j]) in score i. chain, sum over j: p[i]·(dp[i] - Σ dp[j]·p[j])
     dscores = p * (dp - (dp * p).sum(-1, keepdims=True))  # where a token may not look, p is 0 and nothing goes back
     dscaled = dscores / math.sqrt(D)  # chain
 

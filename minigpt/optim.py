@@ -44,8 +44,8 @@ class AdamW:
                 parameter.mul_(1 - lr * self.weight_decay)
 
             # move: both means start at 0, so early on they are too small by these factors
-            unbiased = square / (1 - beta2**count)
-            parameter.addcdiv_(mean, unbiased.sqrt_().add_(self.eps), value=-lr / (1 - beta1**count))
+            root = (square / (1 - beta2**count)).sqrt() + self.eps
+            parameter.addcdiv_(mean, root, value=-lr / (1 - beta1**count))  # += value · mean / root
 
 
 def make_optimizers(model: nn.Module, config: TrainConfig, dtype: torch.dtype) -> list[tuple]:
