@@ -59,8 +59,7 @@ def beam_steps(
     longest = min(settings.max_new_tokens, room)
 
     def finish(path: Path, stop: str) -> Generation:
-        score = path.logprob / max(len(path.ids), 1) ** length_penalty
-        return Generation(list(path.ids), path.logprob, score, stop)
+        return Generation(list(path.ids), path.logprob, path.logprob / max(len(path.ids), 1) ** length_penalty, stop)
 
     live = [Path((), 0.0)]
     best = []  # of all finished ones

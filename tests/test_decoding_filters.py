@@ -162,7 +162,9 @@ def test_top_p_keeps_the_smallest_set_that_reaches_p(x, p):
 @given(x=logits(kinds=["dyadic"], dtypes=FLOATS[:2], most=1000, rows=[()]), count=st.integers(1, 100))
 @quick
 def test_top_p_at_the_very_edge(x, count):
-    """p is exactly the mass of the first tokens: these and no more. Just above, one more; just below, none less."""
+    """p is exactly the mass of the first tokens: these and no more. Just above, one more; just below, none less.
+
+    Known bug (docs/known_bugs.md): at equality one token too many is kept."""
     ranked = masses(x).gather(-1, ranking(x))
     count = min(count, int((ranked > 0).sum()) - 1)
     p, last = ranked[:count].sum().item(), ranked[count - 1].item()
@@ -198,6 +200,7 @@ def test_top_p_grows_with_p(x, first, second):
 @given(x=logits())
 @quick
 def test_top_p_zero_keeps_the_argmax(x):
+    """Known bug (docs/known_bugs.md): p = 0 removes every token, and the softmax is NaN."""
     assert torch.equal(is_in(top_p(x, 0)), is_in(temperature(x, 0)))
 
 

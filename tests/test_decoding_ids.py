@@ -30,6 +30,8 @@ def test_a_row_of_ids_comes_in_any_container(pack):
     x = torch.randn(5, generator=torch.Generator().manual_seed(0))
     assert torch.equal(ban(x, pack([1, 3])), ban(x, [1, 3]))
     assert torch.equal(repetition_penalty(x, pack([1, 3]), 2.0), repetition_penalty(x, [1, 3], 2.0))
+    two = torch.stack([x, -x])  # one history per row
+    assert torch.equal(repetition_penalty(two, pack([[1, 3], [2, 2]]), 2.0)[1], repetition_penalty(-x, [2], 2.0))
 
 
 def test_one_row_is_not_taken_for_several():

@@ -63,6 +63,10 @@ EQUIVALENT = {
         "zero divided by the penalty is zero, and so is zero times the penalty",
     ("decoding/filters.py", "top_p", "mass >= p - ROUNDING -> mass > p - ROUNDING"):
         "the target is p - ROUNDING, which no sum of probabilities meets but by chance",
+    ("decoding/filters.py", "top_p", "logits.sort(dim=-1, descending=True, stable=True) -> logits.sort(descending=True, stable=True)"):
+        "the last dimension is the default",
+    ("decoding/filters.py", "_rows", "zip(logits.view(-1, logits.shape[-1]), [histories] if logits.dim() == 1 else histories, strict=True) -> zip(logits.view(-1, logits.shape[-1]), [histories] if logits.dim() == 1 else histories)"):
+        "an invariant of ours: users' histories are counted by `checked`, and the loops have one per row",
 }  # fmt: skip
 
 
