@@ -59,8 +59,9 @@ def course(tmp_path):
 
 
 def make(course: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    outside = {name: value for name, value in os.environ.items() if "MAKE" not in name and name != "MFLAGS"}
     return subprocess.run(
-        ["make", *arguments], cwd=course, env=os.environ | environment, capture_output=True, text=True, timeout=60
+        ["make", *arguments], cwd=course, env=outside | environment, capture_output=True, text=True, timeout=60
     )
 
 
