@@ -6,7 +6,7 @@ from unittest import mock
 import pytest
 import torch
 from conftest import SWITCHES, tiny
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
@@ -80,6 +80,7 @@ def test_plain_and_fast_decoding_give_the_same_logits(small, dtype, tolerance, s
 
 
 @pytest.mark.parametrize("small", [0, 10**9], ids=["PyTorch", "NumPy"])
+@settings(max_examples=8)
 @given(st.sampled_from(SWITCHES), st.integers(0, 999))
 def test_plain_and_fast_decoding_choose_the_same_ids(small, switches, seed):
     model = tiny(seed=seed, **switches)
@@ -105,6 +106,8 @@ def test_models_that_numpy_can_not_read_go_to_pytorch(dtype, size):
 
 
 @pytest.mark.parametrize("small", [0, 10**9], ids=["PyTorch", "NumPy"])
+@settings(max_examples=8)
+@given(st.sampled_from(SWITCHES))
 def test_a_second_prefill_sees_the_weights_as_they_are_then(small, switches):
     model = tiny(**switches)
     with both_engines(small):

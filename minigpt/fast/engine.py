@@ -2,7 +2,7 @@
 
 All rows are read side by side. Shorter prompts are padded on the right, where the causal mask hides the padding;
 `filled` marks the holes that it leaves. Keys and values have room for later tokens: a step writes its own and copies
-nothing. The arithmetic of large models is done by PyTorch, in `read` below, and that of small ones by engine_numpy.py.
+nothing. PyTorch does the arithmetic in `read` below; for small models, NumPy does in engine_numpy.py.
 """
 
 import torch
@@ -20,8 +20,7 @@ class State:
 
     def __init__(self, model: GPT, lengths: list[int]):
         config, weight = model.config, model.head.weight
-        self.lengths = lengths  # how many tokens each row has: its next position
-        self.used = 0  # slots, counted with the holes
+        self.lengths, self.used = lengths, 0  # tokens of each row, so its next position; slots, counted with the holes
         self.has_holes = min(lengths) < max(lengths)
         self.filled = torch.empty(len(lengths), 0, dtype=torch.bool, device=weight.device)  # (B, S)
         shape = (config.n_layers, 2, len(lengths), config.n_kv_heads, 0, config.d_head)

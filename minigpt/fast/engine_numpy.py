@@ -56,7 +56,6 @@ class Packed:
             slots[..., new, :] = heads[:, :, H:].reshape(B, T, 2, K, D).transpose(2, 0, 3, 1, 4)  # (2, B, K, T, D)
             keys, values = slots[..., : new.stop, :]  # (B, K, S, D) each
 
-            # attend
             scores = query.reshape(B, K, H // K * T, D) @ keys.swapaxes(2, 3)  # (B, K, H/K·T, S)
             if mask is not None:
                 scores = scores.reshape(B, K, H // K, T, -1)
