@@ -16,7 +16,6 @@ from pathlib import Path
 
 from scripts.lab.bench_tokenizer import CHARACTERS, tokenizer_rows
 from scripts.support.command_line import run, whole
-from scripts.support.models import smollm
 from scripts.support.run_directory import write_json
 from scripts.support.terminal import table
 
@@ -69,6 +68,7 @@ def models(large: bool) -> Iterator[tuple[str, object, list]]:
     import torch
 
     from minigpt import GPT, GPTConfig, load
+    from scripts.support.models import smollm
 
     torch.manual_seed(0)
     yield "4 layers x 128", GPT(GPTConfig.toy()), ["float32"]
