@@ -131,6 +131,7 @@ def check_logits(logits: Tensor, rows: Sequence[int] | None = None) -> None:
         expect(math.isfinite(value), f"largest logit of row {row}", value, "finite logits, or -inf for some")
 
 
+@has_twin("decoding.fast.ranking")
 def draw(logits: Tensor, uniforms: Tensor) -> Tensor:
     """Draw one token per row: walk up the cumulative distribution until it passes the row's uniform number (G6).
 

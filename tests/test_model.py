@@ -6,10 +6,11 @@ from unittest import mock
 import pytest
 import torch
 from conftest import SWITCHES, tiny
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
+from decoding import beam_search, generate
 from minigpt import GPT, GPTConfig, formulas
 from minigpt.formulas import cross_entropy
 from plain_or_fast import plain
@@ -49,9 +50,16 @@ def test_plain_and_fast_give_the_same_logits_and_gradients(switches):
         assert_close(logits_and_gradients(model, ids), fast, rtol=1e-9, atol=1e-9)
 
 
+def both_engines(small: int):
+    """The largest model that NumPy reads: 0 leaves every model to PyTorch."""
+    return mock.patch("minigpt.fast.engine.SMALL", small)
+
+
+@pytest.mark.parametrize("small", [0, 10**9], ids=["PyTorch", "NumPy"])
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-9), (torch.float32, 1e-5)], ids=str)
 @given(st.sampled_from(SWITCHES), st.lists(st.integers(1, 9), min_size=1, max_size=4), st.integers(0, 999), st.data())
-def test_plain_and_fast_decoding_give_the_same_logits(switches, lengths, seed, data):
-    model = tiny(seed=seed, **switches)
+def test_plain_and_fast_decoding_give_the_same_logits(small, dtype, tolerance, switches, lengths, seed, data):
+    model = tiny(dtype, seed=seed, **switches)
     prompts = [random_ids(model, length, seed=i).tolist() for i, length in enumerate(lengths)]
     orders = data.draw(st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=4), max_size=3))
 
@@ -65,9 +73,50 @@ def test_plain_and_fast_decoding_give_the_same_logits(switches, lengths, seed, d
             found.append(logits)
         return found
 
-    fast = decode()
+    with both_engines(small):
+        fast = decode()
     with plain():
-        assert_close(decode(), fast, rtol=1e-9, atol=1e-9)
+        assert_close(decode(), fast, rtol=tolerance, atol=tolerance * max(1, float(fast[0].abs().max())))
+
+
+@pytest.mark.parametrize("small", [0, 10**9], ids=["PyTorch", "NumPy"])
+@settings(max_examples=8)
+@given(st.sampled_from(SWITCHES), st.integers(0, 999))
+def test_plain_and_fast_decoding_choose_the_same_ids(small, switches, seed):
+    model = tiny(seed=seed, **switches)
+    prompts = random_ids(model, 3, 4, seed=seed).tolist()
+
+    def ids() -> list:
+        found = [generate(model, prompts, max_new_tokens=6, temperature=t, seed=seed) for t in (0, 1)]
+        found.append(beam_search(model, prompts[0], width=3, max_new_tokens=6))
+        return [each.ids for generations in found for each in generations]
+
+    with both_engines(small):
+        fast = ids()
+    with plain():
+        assert ids() == fast
+
+
+@pytest.mark.parametrize("dtype, size", [("float64", 0), ("float16", 10**9), ("bfloat16", 10**9)])
+def test_models_that_numpy_can_not_read_go_to_pytorch(dtype, size):
+    with both_engines(size), mock.patch("minigpt.fast.engine_numpy.Packed", side_effect=AssertionError):
+        model = tiny(getattr(torch, dtype))
+        logits, state = model.prefill([[1, 2], [3]])
+        assert model.step(state, torch.tensor([1, 2]))[0].dtype == logits.dtype == model.head.weight.dtype
+
+
+@pytest.mark.parametrize("small", [0, 10**9], ids=["PyTorch", "NumPy"])
+@settings(max_examples=8)
+@given(st.sampled_from(SWITCHES))
+def test_a_second_prefill_sees_the_weights_as_they_are_then(small, switches):
+    model = tiny(**switches)
+    with both_engines(small):
+        model.prefill([[1, 2, 3]])
+        for parameter in model.parameters():
+            parameter.data.mul_(1.1)  # no version counter tells
+            logits, state = model.prefill([[1, 2]])
+            found = [logits, model.step(state, torch.tensor([3]))[0]]
+            assert_close(found, [each[None] for each in model(torch.tensor([[1, 2, 3]]))[0, 1:].detach()])
 
 
 def first_loss(config: GPTConfig, rows: int, length: int) -> float:

@@ -5,16 +5,19 @@ generator of its own and comes out as it would alone. A row that has ended leave
 """
 
 import random
+from dataclasses import replace
 
+import numpy as np
 import torch
-from torch import Tensor
 
 from decoding import filters
-from decoding.generate import Generation, check_logits, draw, why_stop
+from decoding.fast.ranking import array, draw
+from decoding.generate import Generation, check_logits, why_stop
 from decoding.protocol import LanguageModel
 from decoding.settings import Settings, room_for
 
 
+@np.errstate(over="ignore")
 @torch.inference_mode()
 def generate_each(model: LanguageModel, prompts: list, settings: Settings, seeds: list) -> list[Generation]:
     """The loop for all prompts at once."""
@@ -27,16 +30,28 @@ def generate_each(model: LanguageModel, prompts: list, settings: Settings, seeds
     logits, state = model.prefill([list(prompt) for prompt in prompts])  # (B, V)
     settings.check_vocabulary(logits.shape[-1], prompts)
 
-    for length in range(1, settings.max_new_tokens + 1):
-        # filter what the model says
-        logits = logits if logits.dtype == torch.float64 else logits.float()
-        check_logits(logits, rows)
-        filtered = filters.apply_filters(logits, [texts[row] for row in rows], settings)  # (B, V)
+    is_greedy, kinds = settings.temperature == 0, settings
+    if is_greedy:  # only filters that look at the text or at a list can change the choice
+        kinds = replace(settings, temperature=1.0, top_k=None, min_p=None, top_p=None, eos_id=tuple(settings.end_ids))
 
-        # choose one token per row
-        blocked = (filtered.amax(-1) == filters.OUT).tolist()
-        ids = _choose(filtered, settings, [chances[row] for row in rows])  # (B,)
-        gains = logits.log_softmax(-1).gather(-1, ids[:, None]).squeeze(-1).tolist()
+    for length in range(1, settings.max_new_tokens + 1):
+        # check and filter what the model says
+        logits = logits if logits.dtype == torch.float64 else logits.float()
+        given, each = array(logits), np.arange(len(rows))  # (B, V) and (B,)
+        largest = given[each, given.argmax(-1)]  # (B,): NaN, if there is one
+        if not np.isfinite(largest).all():
+            check_logits(logits, rows)
+        filtered = filters.apply_filters(logits, [texts[row] for row in rows], kinds)  # (B, V)
+
+        # choose one token per row; what is chosen in a row with no token left is not used
+        left = array(filtered)
+        ids = left.argmax(-1)  # (B,)
+        blocked = (left[each, ids] == filters.OUT).tolist()
+        if not is_greedy:
+            uniforms = torch.tensor([chances[row].random() for row in rows], dtype=torch.float64)
+            ids = array(draw(filtered, uniforms))  # (B,)
+        below = given - largest[:, None]  # (B, V)
+        gains = (below[each, ids] - np.log(np.exp(below).sum(-1))).tolist()  # their log-softmax
 
         # append it, row by row, and see which rows go on
         going = []
@@ -54,16 +69,7 @@ def generate_each(model: LanguageModel, prompts: list, settings: Settings, seeds
 
         # drop the rows that have ended, and ask the model again
         if len(going) < len(rows):
-            keep = torch.tensor(going, device=ids.device)
-            rows, ids, state = [rows[i] for i in going], ids[keep], model.reorder(state, keep)
-        logits, state = model.step(state, ids)  # (B, V)
+            rows, ids = [rows[i] for i in going], ids[going]
+            state = model.reorder(state, torch.tensor(going, device=logits.device))
+        logits, state = model.step(state, torch.as_tensor(ids, device=logits.device))  # (B, V)
     return [Generation(*row) for row in zip(new_ids, logprobs, logprobs, stops, strict=True)]
-
-
-def _choose(filtered: Tensor, settings: Settings, chances: list[random.Random]) -> Tensor:
-    """One id per row (B,); any id at all for a row with no token left."""
-    if settings.temperature == 0:
-        return filtered.argmax(-1)
-    uniforms = [chance.random() for chance in chances]
-    ids = draw(filtered, torch.tensor(uniforms, dtype=torch.float64, device=filtered.device))
-    return ids.clamp(max=filtered.shape[-1] - 1)

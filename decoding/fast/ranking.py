@@ -1,9 +1,10 @@
-"""The same as decoding/filters.py and beam.py, faster; tests/test_decoding_twins.py holds the two equal.
+"""The same as parts of filters.py, generate.py and beam.py, faster; tests/test_decoding_twins.py holds them equal.
 
-A stable sort of the whole vocabulary is the slow part. `torch.topk` is fast but doesn't promise which of equal logits
-it takes, so equals are put right here; on the CPU NumPy sorts values several times as fast as PyTorch.
+A stable sort of the whole vocabulary is the slow part. The least logit that is kept is found without one; of those
+equal to it, the lowest ids are kept here. On a CPU NumPy's calls and its sort are the faster ones.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,42 +15,55 @@ def top_k(logits: Tensor, k: int) -> Tensor:
     """Keep the k most probable tokens; of equally probable ones, those with the lowest ids."""
     if k >= logits.shape[-1]:
         return logits
-    return _keep(logits, logits.topk(k).values[..., -1:], k)
+    return _keep(logits, array(logits.topk(k).values[..., -1:]), k)
 
 
 def top_p(logits: Tensor, p: float) -> Tensor:
     """Keep the smallest set of most probable tokens whose total probability reaches p."""
     if p == 1:
         return logits
-    ranked = _ranked(logits)  # (..., V)
-    mass = ranked.double().softmax(-1).cumsum(-1)  # (..., V)
-    rank = torch.searchsorted(mass, torch.full_like(mass[..., :1], p - ROUNDING))  # (..., 1): where it reaches p
-    rank = rank.clamp(max=logits.shape[-1] - 1)  # a row of -inf only has no mass
-    return _keep(logits, ranked.gather(-1, rank), rank + 1)
+    ranked = -np.sort(-array(logits))  # (..., V)
+    mass = _mass(ranked)  # (..., V)
+    rank = np.count_nonzero(mass < (p - ROUNDING) * mass[..., -1:], axis=-1, keepdims=True)  # (..., 1): reaches p
+    return _keep(logits, np.take_along_axis(ranked, rank, -1), rank + 1)
+
+
+def draw(logits: Tensor, uniforms: Tensor) -> Tensor:
+    """One token per row: the first whose cumulative probability passes the row's uniform number."""
+    mass = _mass(array(logits))  # (..., V)
+    total = mass[..., -1:]
+    ids = np.count_nonzero(mass <= uniforms.cpu().numpy()[..., None] * total, axis=-1)
+    last = np.count_nonzero(mass < total, axis=-1)  # where the total is reached; what lies beyond adds nothing
+    return torch.as_tensor(np.minimum(ids, last), device=logits.device)
 
 
 def best_candidates(scores: Tensor, n: int) -> tuple[list[int], list[float]]:
     """The n best of (N,) scores, best first, the lowest index first among equals; impossible ones left out."""
-    worst = scores.topk(min(n, len(scores))).values[-1]
-    candidates = ((scores >= worst) & (scores > OUT)).nonzero().squeeze(-1)  # subtle: more than n if some are equal
-    ranked, order = scores[candidates].sort(descending=True, stable=True)
-    return candidates[order[:n]].tolist(), ranked[:n].tolist()
+    worst = scores.topk(min(n, len(scores))).values[-1].item()
+    scores = array(scores)
+    candidates = np.flatnonzero((scores >= worst) & (scores > OUT))  # subtle: more than n if some are equal
+    ranked = candidates[np.argsort(-scores[candidates], kind="stable")[:n]]
+    return ranked.tolist(), scores[ranked].tolist()
 
 
-def _ranked(logits: Tensor) -> Tensor:
-    """The logits of each row from the largest to the smallest."""
-    if logits.device.type != "cpu":
-        return logits.sort(descending=True).values
-    negated = -(logits if logits.dtype == torch.float64 else logits.float()).detach()  # NumPy sorts upwards, in place
-    negated.numpy().sort()
-    return -negated
+def array(tensor: Tensor) -> np.ndarray:
+    """The same numbers on the CPU, in fp32 or fp64; not copied if they are there."""
+    tensor = tensor.detach()
+    return (tensor.float() if tensor.dtype.itemsize == 2 else tensor).cpu().numpy()
 
 
-def _keep(logits: Tensor, worst: Tensor, k: int | Tensor) -> Tensor:
+@np.errstate(invalid="ignore")  # a row of -inf only has no distribution: NaN, which is less than nothing
+def _mass(logits: np.ndarray) -> np.ndarray:
+    """Cumulative probabilities (..., V), times a number of each row's own: the last one."""
+    return np.exp(np.subtract(logits, logits.max(-1, keepdims=True), dtype=np.float64)).cumsum(-1)
+
+
+def _keep(logits: Tensor, worst: np.ndarray, k: int | np.ndarray) -> Tensor:
     """The k best of each row, given the k-th best logit; of those equal to it, the lowest ids."""
-    out = logits < worst  # (..., V)
-    surplus = (~out).sum(-1, keepdim=True) - k  # (..., 1): tokens too many, tied with the k-th
+    x = array(logits)
+    out = x < worst  # (..., V)
+    surplus = x.shape[-1] - np.count_nonzero(out, axis=-1, keepdims=True) - k  # (..., 1): too many, tied with the k-th
     if (surplus > 0).any():
-        tied = logits == worst
-        out |= tied & (tied.sum(-1, keepdim=True) - tied.cumsum(-1) < surplus)
-    return logits.masked_fill(out, OUT)
+        tied = x == worst
+        out |= tied & (tied.sum(-1, keepdims=True) - tied.cumsum(-1) < surplus)
+    return logits.masked_fill(torch.as_tensor(out, device=logits.device), OUT)

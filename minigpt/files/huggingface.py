@@ -240,7 +240,7 @@ def weights_from_disk(
             raise ValueError(f"the tensor {name} is of {tensor.dtype}; only numbers of 16 to 64 bits are supported")
         parts = _turn(tensor, name, family).split([len(expected[one]) for one in ours])
         wide = dtype or torch.promote_types(tensor.dtype, torch.float32)
-        weights |= {one: _by_columns(part, wide) for one, part in zip(ours, parts)}
+        weights |= {one: _laid_out(part, wide) for one, part in zip(ours, parts)}
     if config.tie_embeddings:
         weights["head.weight"] = weights["token_embedding.weight"]
         head = stored[tied_head].read() if tied_head in stored else None
@@ -249,9 +249,10 @@ def weights_from_disk(
     return weights
 
 
-def _by_columns(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """A copy whose matrices lie column by column in memory: a product with one vector reads them a third faster."""
-    return torch.empty(tensor.t().shape, dtype=dtype).t().copy_(tensor)
+def _laid_out(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """A copy whose matrices lie as a product with one vector reads them fastest: fp32 by columns, half by rows."""
+    by_columns = torch.empty(tensor.t().shape, dtype=dtype).t()
+    return (by_columns if dtype.itemsize > 2 else by_columns.contiguous()).copy_(tensor)
 
 
 def _turn(tensor: Tensor, name: str, family: Family) -> Tensor:

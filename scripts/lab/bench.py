@@ -1,6 +1,8 @@
 """How fast, as ratios to what people use: same weights, same precision, in turns within one run.
 
 python -m scripts.lab.bench --out runs/bench
+
+With one thread the processor's time is taken, which other programs hardly disturb; with more, the clock's.
 """
 
 import argparse
@@ -8,154 +10,224 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
+from scripts.lab.bench_tokenizer import CHARACTERS, tokenizer_rows
 from scripts.support.command_line import run, whole
 from scripts.support.run_directory import write_json
 from scripts.support.terminal import table
 
-PAIRS, NEW_TOKENS = 5, 64
+PAIRS, PROMPT, NEW_TOKENS, TOP_P, WIDTH = 5, 16, 64, 0.9, 5
+TOY_CASES = ["greedy, batch 1", "top-p, batch 1", "greedy, batch 8", "top-p, batch 8", "beam 5"]
+LARGE_CASES = ["greedy, batch 1", "greedy, batch 8", "beam 5"]
+CONTEXTS, STEPS = [128, 512, 2048, 8128], 16  # tokens read before the timed steps
 
 
-def in_turns(ours: Callable[[], object], peer: Callable[[], object], amount: int, pairs: int = PAIRS) -> dict:
-    """Time two ways to do the same in turns, after a warm-up: each one's median rate, and the median ratio of pairs."""
-    ours(), peer()
-    seconds = {ours: [], peer: []}
+def seconds(work: Callable[[], object]) -> float:
+    import torch
+
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    started = clock()
+    work()
+    return clock() - started
+
+
+def in_turns(ways: dict[str, Callable[[], object]], amount: int, pairs: int) -> dict:
+    """Time several ways to do the same in turns, the first of them ours, after a warm-up.
+
+    Returns each one's median rate, and for every other one the median ratio of its time to ours.
+    """
+    for work in ways.values():
+        work()
+    rounds = []
     for _ in range(pairs):
-        for work in (ours, peer):
-            time.sleep(0.2)  # until the other side's threads have stopped waiting for work
-            started = time.perf_counter()
-            work()
-            seconds[work].append(time.perf_counter() - started)
-    ratio = statistics.median(theirs / mine for mine, theirs in zip(seconds[ours], seconds[peer]))
-    rates = {name: amount / statistics.median(seconds[work]) for name, work in (("ours", ours), ("peer", peer))}
-    return {**rates, "ratio": ratio}
+        timed = {}
+        for name, work in ways.items():
+            time.sleep(0.2)  # until the last one's threads have stopped waiting for work
+            timed[name] = seconds(work)
+        rounds.append(timed)
+
+    ours, *peers = ways
+    rates = {name: amount / statistics.median(timed[name] for timed in rounds) for name in ways}
+    ratios = {peer: statistics.median(timed[peer] / timed[ours] for timed in rounds) for peer in peers}
+    return {"rates": rates, "ratios": ratios}
 
 
 def read_bandwidth() -> float:
-    """Bytes a second at which this machine reads memory: summing an array that no cache holds."""
+    """Bytes per second at which this machine reads memory: summing an array that no cache holds."""
     import torch
 
-    array, best = torch.ones(2**27), 0.0  # 512 MB
-    for _ in range(5):
-        started = time.perf_counter()
-        array.sum()
-        best = max(best, array.nbytes / (time.perf_counter() - started))
-    return best
+    array = torch.ones(2**27)  # 512 MB
+    return array.nbytes / min(seconds(array.sum) for _ in range(5))
 
 
-def decoding_rows(config, name: str, cases: list[str], bandwidth: float, pairs: int) -> list[dict]:
-    """Tokens a second of our decoding and of transformers' generate, on one random model in both."""
+def models(large: bool) -> Iterator[tuple[str, object, list]]:
+    """Name, model and precisions of what is measured."""
+    import torch
+
+    from minigpt import GPT, GPTConfig, load
+    from scripts.support.models import smollm
+
+    torch.manual_seed(0)
+    yield "4 layers x 128", GPT(GPTConfig.toy()), ["float32"]
+    if large:
+        half = ["bfloat16"] if torch.cpu._is_avx512_bf16_supported() else []
+        yield "GPT-2 124M", GPT(GPTConfig.gpt2()), ["float32", *half]
+        if smollm().exists():
+            yield "SmolLM2 135M", load(smollm())[0], ["float32", *half]
+
+
+def both(model, precision: str) -> tuple:
+    """The model as both sides load it from one directory: ours, and that of transformers."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    from decoding import beam_search, generate
-    from minigpt import GPT, load, save
+    from minigpt import load, save
 
-    torch.manual_seed(0)
+    dtype = getattr(torch, precision)
     with tempfile.TemporaryDirectory() as directory:
-        save(directory, GPT(config), None)
-        model, _ = load(directory)
-        theirs = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+        save(directory, model, None)
+        ours, _ = load(directory, dtype)
+        theirs = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype).eval()
     theirs.generation_config.eos_token_id = None
-    rows, limit = [], bandwidth / sum(p.nbytes for p in model.parameters())
-    for case in cases:
-        batch = 8 if "batch 8" in case else 1
-        prompts = torch.randint(config.vocab_size, (batch, 16), generator=torch.Generator().manual_seed(1))
+    return ours, theirs
+
+
+def ways_to_decode(ours, theirs, case: str, new_tokens: int, with_plain: bool) -> dict[str, Callable[[], object]]:
+    """Our decoding, fast and plain, and that of transformers, from the same random prompts."""
+    import torch
+
+    from decoding import beam_search, generate
+    from plain_or_fast import plain
+
+    batch = 8 if "batch 8" in case else 1
+    prompts = torch.randint(ours.vocab_size, (batch, PROMPT), generator=torch.Generator().manual_seed(1))
+    knobs = {"do_sample": "top-p" in case, "num_beams": WIDTH if "beam" in case else 1}
+    if "top-p" in case:
+        knobs |= {"top_p": TOP_P, "top_k": 0}
+
+    def fast():
         if "beam" in case:
-            ours = lambda p=prompts: beam_search(model, p[0].tolist(), width=5, max_new_tokens=NEW_TOKENS)
-            knobs = {"num_beams": 5, "do_sample": False}
-        elif "top-p" in case:
-            ours = lambda p=prompts: generate(model, p.tolist(), max_new_tokens=NEW_TOKENS, top_p=0.9, seed=0)
-            knobs = {"do_sample": True, "top_p": 0.9, "top_k": 0}
-        else:
-            ours = lambda p=prompts: generate(model, p.tolist(), max_new_tokens=NEW_TOKENS, temperature=0)
-            knobs = {"do_sample": False}
-        knobs |= {"max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS, "pad_token_id": 0}
-        knobs["attention_mask"] = torch.ones_like(prompts)
-        peer = lambda p=prompts, k=knobs: theirs.generate(p, **k)
-        measured = in_turns(ours, peer, batch * NEW_TOKENS, pairs)
-        share = measured["ours"] / batch / limit
-        rows.append({"what": f"{name}, {case}", "peer_name": "transformers", **measured, "share_of_limit": share})
+            return beam_search(ours, prompts[0], width=WIDTH, max_new_tokens=new_tokens)
+        if "top-p" in case:
+            return generate(ours, prompts, max_new_tokens=new_tokens, top_p=TOP_P, seed=0)
+        return generate(ours, prompts, max_new_tokens=new_tokens, temperature=0)
+
+    def plainly():
+        with plain():
+            return fast()
+
+    def peer():
+        mask = torch.ones_like(prompts)
+        lengths = {"max_new_tokens": new_tokens, "min_new_tokens": new_tokens}
+        return theirs.generate(prompts, attention_mask=mask, pad_token_id=0, **lengths, **knobs)
+
+    return {"fast": fast, "transformers": peer} | ({"plain": plainly} if with_plain else {})
+
+
+def decoding_rows(name: str, model, precision: str, bandwidth: float, pairs: int) -> list[dict]:
+    """Tokens per second of each way to decode, and our share of the rate at which all weights can be read."""
+    is_toy = model.config.d_model < 256
+    new_tokens = NEW_TOKENS if is_toy else NEW_TOKENS // 4
+    ours, theirs = both(model, precision)
+    limit = bandwidth / sum(parameter.nbytes for parameter in ours.parameters())  # steps per second
+    rows = []
+    for case in TOY_CASES if is_toy else LARGE_CASES:
+        batch = 8 if "batch 8" in case else 1
+        ways = ways_to_decode(ours, theirs, case, new_tokens, with_plain=case == "greedy, batch 1")
+        measured = in_turns(ways, batch * new_tokens, pairs)
+        share = measured["rates"]["fast"] / batch / limit
+        rows.append({"what": f"{name}, {precision}, {case}", **measured, "share_of_limit": share})
     return rows
 
 
-def twin_row(pairs: int) -> dict:
-    """Tokens per second of the NumPy twin's training steps beside PyTorch's in fp32, on one model."""
+def context_rows(model) -> list[dict]:
+    """Seconds per token after so many tokens have been read: ours and transformers', the median of a few steps."""
     import torch
 
-    from minigpt import GPT, Batch, GPTConfig, TrainConfig, numpy_gpt, train
+    ours, theirs = both(model, "float32")
+    rows = []
+    for context in CONTEXTS:
+        ids = torch.randint(ours.vocab_size, (1, context), generator=torch.Generator().manual_seed(context))
+        rows.append({"context": context, "ours": our_step(ours, ids), "peer": their_step(theirs, ids)})
+    return rows
 
-    torch.manual_seed(0)
-    model = GPT(GPTConfig.toy())
-    twin = numpy_gpt.NumpyGPT.from_torch(model)
-    ids = torch.randint(model.vocab_size, (32, 57))
-    batch, config = Batch(ids[:, :-1], ids[:, 1:]), TrainConfig(steps=5)
 
-    def ours() -> None:
-        list(numpy_gpt.train(twin, lambda step: batch, config))
+def our_step(model, ids) -> float:
+    _, state = model.prefill(ids.tolist())
+    work = partial(model.step, state, ids[0, -1:])  # the state grows in place
+    return statistics.median(seconds(work) for _ in range(STEPS))
 
-    def peer() -> None:
-        list(train(model, lambda step: batch, config))
 
-    measured = in_turns(ours, peer, config.steps * batch.inputs.numel(), pairs)
-    return {"what": "NumPy twin, training step, 32 x 56 tokens", "peer_name": "PyTorch", **measured}
+def their_step(model, ids) -> float:
+    import torch
+
+    with torch.inference_mode():
+        cache = model(ids, use_cache=True, logits_to_keep=1).past_key_values
+        work = partial(model, ids[:, -1:], past_key_values=cache)
+        return statistics.median(seconds(work) for _ in range(STEPS))
+
+
+def show(rows: list[dict], contexts: list[dict]) -> None:
+    shown = []
+    for row in rows:
+        rates, ratios = row["rates"], row["ratios"]
+        plain = f"{rates['plain']:,.0f}" if "plain" in rates else ""
+        speeds = [f"{rates['fast']:,.0f}", plain, f"{rates['transformers']:,.0f}"]
+        shown.append([row["what"], *speeds, f"{ratios['transformers']:.2f}", f"{row['share_of_limit']:.2f}"])
+    table(["decoding, tokens/s", "fast", "plain", "transformers", "ratio", "share of the limit"], shown)
+    print("  ratio: fast to transformers; the limit: every token reads all weights once\n")
+    if contexts:
+        milliseconds = [[r["context"], f"{1000 * r['ours']:.1f}", f"{1000 * r['peer']:.1f}"] for r in contexts]
+        table(["SmolLM2, fp32, ms per token after … tokens", "ours", "transformers"], milliseconds)
+        print()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts.lab.bench", description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="(default: %(default)s)")
-    parser.add_argument("--pairs", type=whole(1), default=PAIRS, help="timed pairs a row (default: %(default)s)")
-    parser.add_argument("--small", action="store_true", help="leave out the model of GPT-2's size")
+    parser.add_argument("--pairs", type=whole(), default=PAIRS, help="timed rounds per row (default: %(default)s)")
+    parser.add_argument("--threads", type=whole(), help="of PyTorch; OMP_NUM_THREADS sets NumPy's too")
+    parser.add_argument("--small", action="store_true", help="leave out the models of GPT-2's size")
     args = parser.parse_args()
     import torch
     from transformers.utils import logging
 
-    from minigpt import GPTConfig
     from scripts import toyworld
-    from scripts.lab.bench_tokenizer import CHARACTERS, tokenizer_rows
     from scripts.support.plots import ratios_figure
 
     logging.set_verbosity_error()
+    if args.threads:
+        torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
-    bandwidth = read_bandwidth()
-    greedy = ["greedy, batch 1", "greedy, batch 8"]
-    rows = decoding_rows(
-        GPTConfig.toy(),
-        "4 layers x 128",
-        [*greedy, "top-p, batch 1", "top-p, batch 8", "beam 5"],
-        bandwidth,
-        args.pairs,
-    )
-    if not args.small:
-        rows += decoding_rows(GPTConfig.gpt2(), "GPT-2 124M", [*greedy, "beam 5"], bandwidth, min(args.pairs, 3))
-    print(f"  {torch.get_num_threads()} threads, fp32, reading {bandwidth / 1e9:.0f} GB/s")
-    table(
-        ["decoding, tokens/s", "ours", "transformers", "ratio", "share of the limit"],
-        [[r["what"], f"{r['ours']:,.0f}", f"{r['peer']:,.0f}", r["ratio"], r["share_of_limit"]] for r in rows],
-    )
-    print("  the limit: every token reads all weights once\n")
-    twins = [twin_row(args.pairs)]
-    table(
-        ["4 layers x 128, tokens/s", "NumPy", "PyTorch", "ratio"],
-        [[r["what"], f"{r['ours']:,.0f}", f"{r['peer']:,.0f}", r["ratio"]] for r in twins],
-    )
+    bandwidth, threads = read_bandwidth(), torch.get_num_threads()
+    print(f"  {threads} threads, reading {bandwidth / 1e9:.0f} GB/s")
+
+    # decoding
+    rows, contexts = [], []
+    for name, model, precisions in models(large=not args.small):
+        for precision in precisions:
+            pairs = args.pairs if name.startswith("4") else min(args.pairs, 3)
+            rows += decoding_rows(name, model, precision, bandwidth, pairs)
+        if name.startswith("SmolLM2"):
+            contexts = context_rows(model)
+    show(rows, contexts)
+
+    # byte-pair training
     text = "\n".join(toyworld.build(0).documents)[:CHARACTERS]
     merges = tokenizer_rows(text, pairs=args.pairs)
-    print()
-    table(
-        [merges[0]["what"] + ", characters/s", "ours", "peer", "ratio"],
-        [[r["peer_name"], f"{r['ours']:,.0f}", f"{r['peer']:,.0f}", r["ratio"]] for r in merges],
-    )
+    speeds = [[r["peer_name"], f"{r['ours']:,.0f}", f"{r['peer']:,.0f}", r["ratio"]] for r in merges]
+    table([merges[0]["what"] + ", characters/s", "ours", "peer", "ratio"], speeds)
+
+    # to disk
     machine, date = platform.processor() or platform.machine(), time.strftime("%Y-%m-%d")
-    write_json(args.out / "results.json", {
-        "machine": machine, "threads": torch.get_num_threads(), "date": date, "read_bandwidth": bandwidth,
-        "rows": rows + twins + merges,
-    })  # fmt: skip
-    ratios_figure(rows + twins + merges, f"{machine}, {torch.get_num_threads()} threads, {date}").savefig(
-        args.out / "ratios.png", dpi=110
-    )
+    about = {"machine": machine, "threads": threads, "date": date, "read_bandwidth": bandwidth}
+    write_json(args.out / "results.json", {**about, "decoding": rows, "contexts": contexts, "merges": merges})
+    bars = [{"what": r["what"], "peer_name": "transformers", "ratio": r["ratios"]["transformers"]} for r in rows]
+    title = f"{machine}, {threads} threads, {date}"
+    ratios_figure(bars + merges, title).savefig(args.out / "ratios.png", dpi=110)
     print(f"  in {args.out}: results.json, ratios.png")
 
 
