@@ -1,7 +1,9 @@
 """What a model is and how it is trained, as frozen values: all the numbers that a run depends on."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 
 @dataclass(frozen=True)
@@ -33,13 +35,15 @@ class GPTConfig:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
+        _check(self, ["vocab_size", "context_length", "n_layers", "n_heads", "d_model"], *COUNT)
         if self.n_kv_heads is None:
             object.__setattr__(self, "n_kv_heads", self.n_heads)
         if self.d_ff is None:
             width = 4 * self.d_model if self.mlp == "gelu" else -(-8 * self.d_model // 3 // 32) * 32
             object.__setattr__(self, "d_ff", width)
-        sizes = ("vocab_size", "context_length", "n_layers", "n_heads", "n_kv_heads", "d_model", "d_ff")
-        _check(self, sizes, lambda size: size >= 1, "at least 1")
+        _check(self, ["n_kv_heads", "d_ff"], *COUNT)
+        _check(self, ["norm_eps", "rope_theta"], *POSITIVE)
+        _check(self, ["bias", "tie_embeddings"], lambda switch: isinstance(switch, bool), "True or False")
         _check_choices(self, norm=("rmsnorm", "layernorm"), position=("rope", "learned"), mlp=("swiglu", "gelu"))
         _check(self, ["d_model"], lambda C: C % self.n_heads == 0, f"a multiple of n_heads={self.n_heads}")
         _check(self, ["n_kv_heads"], lambda K: self.n_heads % K == 0, f"a divisor of {self.n_heads}")
@@ -109,18 +113,29 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check(self, ["steps", "micro_batches"], lambda count: count >= 1, "at least 1")
-        _check(self, ["lr", "muon_lr", "clip", "eps"], lambda number: number > 0, "above 0")
-        _check(self, ["warmup", "final_lr", "weight_decay"], lambda number: number >= 0, "at least 0")
-        _check(self, ["betas"], lambda betas: all(0 <= beta < 1 for beta in betas), "in [0, 1)")
+        _check(self, ["steps", "micro_batches"], *COUNT)
+        _check(self, ["warmup", "seed"], lambda n: isinstance(n, Integral) and n >= 0, "at least 0, a whole number")
+        _check(self, ["lr", "muon_lr", "clip", "eps"], *POSITIVE)
+        _check(self, ["weight_decay"], lambda rate: 0 <= rate < math.inf, "at least 0, and finite")
+        _check(self, ["final_lr"], lambda share: 0 <= share <= 1, "at least 0 and at most 1, a share of lr")
+        _check(self, ["betas"], lambda pair: len(pair) == 2 and all(0 <= b < 1 for b in pair), "two numbers in [0, 1)")
         choices = dict(schedule=("linear", "cosine"), optimizer=("adamw", "muon"), precision=("fp32", "bf16", "auto"))
         _check_choices(self, **choices)
 
 
+COUNT = lambda size: isinstance(size, Integral) and size >= 1, "at least 1, a whole number"
+POSITIVE = lambda number: 0 < number < math.inf, "above 0, and finite"
+
+
 def _check(config: object, names: Sequence[str], fits: Callable, rule: str) -> None:
     for name in names:
-        if not fits(getattr(config, name)):
-            raise ValueError(f"{name}={getattr(config, name)!r}: must be {rule}")
+        value = getattr(config, name)
+        try:
+            right = fits(value)
+        except TypeError:  # a text for a number, say
+            right = False
+        if not right:
+            raise ValueError(f"{name}={value!r}: must be {rule}")
 
 
 def _check_choices(config: object, **choices: tuple) -> None:

@@ -37,6 +37,8 @@ def cross_entropy(logits: Tensor, targets: Tensor, ignore: int = -100, reduction
     >>> cross_entropy(torch.zeros(3, 8), torch.tensor([1, 2, -100]))      # ln 8: nothing learnt yet
     tensor(2.0794)
     """
+    if reduction not in ("mean", "sum"):
+        raise ValueError(f"reduction={reduction!r}: must be mean or sum")
     learnt = targets != ignore  # (...)
     logits, targets = logits[learnt], targets[learnt]  # (N, V) and (N,)
     if logits.dtype in (torch.bfloat16, torch.float16):

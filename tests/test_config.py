@@ -19,6 +19,9 @@ BAD_SHAPES = [
     {"n_kv_heads": 3},  # does not divide n_heads
     {"n_kv_heads": 8},
     {"d_model": 12},  # heads of odd size can't be turned in pairs
+    *[{name: 1.5} for name in [*SHAPE, "n_kv_heads", "d_ff"]],
+    *[{name: bad} for name in ("norm_eps", "rope_theta") for bad in (0, -1.0, float("inf"), float("nan"), "1")],
+    {"bias": 1},
     {"dropout": 1.0},
     {"dropout": -0.1},
 ]
@@ -42,6 +45,12 @@ def test_heads_of_odd_size_are_fine_for_learned_positions():
         *[{name: float("nan")} for name in ("lr", "muon_lr", "clip", "eps", "final_lr", "weight_decay")],
         *[{name: -1} for name in ("warmup", "final_lr", "weight_decay")],
         *[{name: "none such"} for name in ("schedule", "optimizer", "precision")],
+        *[{name: float("inf")} for name in ("lr", "muon_lr", "clip", "eps", "weight_decay")],
+        *[{name: 1.5} for name in ("steps", "micro_batches", "warmup", "seed")],
+        {"seed": -1},
+        {"final_lr": 2.0},
+        {"lr": "fast"},
+        {"betas": (0.9,)},
         {"betas": (0.9, 1.0)},
         {"betas": (-0.1, 0.9)},
     ],

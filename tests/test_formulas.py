@@ -214,3 +214,9 @@ def test_no_logit_is_large_enough_to_see_past_the_causal_mask():
 def test_the_causal_mask_lets_a_token_see_itself_and_what_came_before(count, start):
     mask = formulas.causal_mask(count, start + count)
     assert mask.tolist() == [[s <= start + t for s in range(start + count)] for t in range(count)]
+
+
+@pytest.mark.parametrize("reduction", ["none", "men", None])
+def test_another_reduction_is_refused_and_not_taken_for_the_mean(reduction):
+    with pytest.raises(ValueError, match=f"reduction={reduction!r}: must be mean or sum"):
+        formulas.cross_entropy(normal(2, 5), torch.tensor([1, 2]), reduction=reduction)

@@ -85,3 +85,9 @@ def test_linear_falls_evenly_and_cosine_slowly_at_both_ends():
     linear, cosine = (TrainConfig(steps=101, warmup=0, final_lr=0.0, schedule=name) for name in ("linear", "cosine"))
     assert [learning_rate(step, linear) for step in (25, 50, 75)] == pytest.approx([0.75, 0.5, 0.25])
     assert [learning_rate(step, cosine) for step in (25, 50, 75)] == pytest.approx([0.8536, 0.5, 0.1464], abs=1e-4)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_past_the_last_step_the_learning_rate_stays_where_it_ended(schedule):
+    plan = TrainConfig(steps=10, warmup=2, schedule=schedule, final_lr=0.1)
+    assert [learning_rate(step, plan) for step in (9, 10, 15, 1000)] == pytest.approx([0.1] * 4)

@@ -18,6 +18,8 @@ def softmax(x: Tensor) -> Tensor:
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, ignore: int = -100, reduction: str = "mean") -> Tensor:
+    if reduction not in ("mean", "sum"):
+        raise ValueError(f"reduction={reduction!r}: must be mean or sum")
     logits = logits.float() if logits.dtype.itemsize == 2 else logits
     return F.cross_entropy(logits.flatten(0, -2), targets.flatten(), ignore_index=ignore, reduction=reduction)
 
