@@ -46,22 +46,30 @@ def main() -> None:
 
 
 def converse(talk) -> None:
-    """Read lines and do what they say, until an empty one; an invalid one is an error message and changes nothing."""
+    """Read lines and do what they say, until an empty one or the end of the input."""
     with suppress(ImportError):  # Windows has none
         import readline  # noqa: F401 input() then has arrow keys and a history
-    while True:
-        try:
-            line = input("you   ").strip()
-            if not line:
-                return
+    going_on = True
+    while going_on:
+        with suppress(KeyboardInterrupt):  # a second Ctrl-C, while the first one is being answered
+            going_on = take_line(talk)
+
+
+def take_line(talk) -> bool:
+    """Read a line and do what it says; False when it is the last. An invalid one is an error message, no more."""
+    try:
+        line = input("you   ").strip()
+        if line:
             talk.do(line)
-        except EOFError:
-            print()
-            return
-        except KeyboardInterrupt:
-            print(note("\nan empty line or Ctrl-D quits"))
-        except (ValueError, FileNotFoundError) as problem:
-            print(f"error: {one_line(problem)}", file=sys.stderr)
+        return bool(line)
+    except EOFError:
+        print()
+        return False
+    except KeyboardInterrupt:
+        print(note("\nan empty line or Ctrl-D quits"))
+    except (ValueError, FileNotFoundError) as problem:
+        print(f"error: {one_line(problem)}", file=sys.stderr)
+    return True
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import select
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -237,6 +238,16 @@ class Terminal:
                 except OSError:  # the program has ended and closed its terminal
                     raise AssertionError(f"ended before {text!r}: {self.screen}") from None
 
+    def quit(self, patience: float = 60) -> int:
+        """Type Ctrl-D until the program has ended, and return how: one that comes before input() begins is lost."""
+        until = time.monotonic() + patience
+        while (ended := os.waitpid(self.process, os.WNOHANG)) == (0, 0):
+            assert time.monotonic() < until, self.screen
+            with suppress(OSError):  # the terminal may be closed already
+                os.write(self.keyboard, b"\x04")
+            time.sleep(0.3)
+        return ended[1]
+
 
 def test_ctrl_c_stops_the_answer_and_not_the_program(tmp_path, tok):
     save(tmp_path, tiny(vocab_size=tok.vocab_size, context_length=100_000), tok)
@@ -249,8 +260,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(tmp_path, tok):
         terminal.wait_for("an empty line or Ctrl-D quits", CTRL_C)  # nothing to stop here
         terminal.wait_for("max_new_tokens 3\r\n", "/max_new_tokens 3\n")
         terminal.wait_for("(cut after 3 tokens", "Who?\n")
-        os.write(terminal.keyboard, b"\x04")
-        assert os.waitpid(terminal.process, 0)[1] == 0
+        assert terminal.quit() == 0
     except BaseException:
         os.kill(terminal.process, signal.SIGKILL)
         raise
