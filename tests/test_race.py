@@ -68,7 +68,8 @@ def test_validation_counts_every_character_but_the_first_once():
 def test_the_results_say_which_seed_reached_the_target_when(monkeypatch, capsys, tmp_path, text):
     monkeypatch.setattr(race, "MEASURED", 2)
     monkeypatch.setattr(race, "PEER_STEPS", 1)  # so the long run is a short one
-    monkeypatch.setattr(racer, "LONG", racer.LONG._replace(context=16))  # the validation text is short
+    small = racer.SHAPE | dict(n_layers=1, d_model=16, d_ff=16)
+    monkeypatch.setattr(racer, "LONG", racer.LONG._replace(shape=small, context=16))  # the validation text is short
     known = (len(TEXT), len(set(TEXT)))
     for target, its_text, reached in ((9.0, known, True), (0.1, known, False), (9.0, race.TINY_SHAKESPEARE, False)):
         monkeypatch.setattr(race, "TARGET", target)
