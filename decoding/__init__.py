@@ -4,10 +4,10 @@ Read filters.py, then generate.py, then beam.py. settings.py checks what the use
 """
 
 from decoding import filters
-from decoding.beam import BeamStep, Path, beam_search, beam_steps
+from decoding.beam import BeamStep, beam_search, beam_steps
 from decoding.checked import checked
 from decoding.filters import filter_steps
-from decoding.generate import Generation, Step, draw, generate, generate_steps, stream, why_stop
+from decoding.generate import Generation, draw, generate, generate_steps, stream, why_stop
 from decoding.protocol import LanguageModel, uncached
 from decoding.settings import Settings
 
@@ -21,7 +21,7 @@ no_repeat_ngram = checked(filters.no_repeat_ngram)
 ban = checked(filters.ban)
 
 __all__ = [
-    "BeamStep", "Generation", "LanguageModel", "Path", "Settings", "Step", "ban", "beam_search", "beam_steps", "draw",
+    "BeamStep", "Generation", "LanguageModel", "Settings", "ban", "beam_search", "beam_steps", "draw",
     "filter_steps", "generate", "generate_steps", "min_p", "no_repeat_ngram", "repetition_penalty", "stream",
     "temperature", "top_k", "top_p", "uncached", "why_stop",
 ]  # fmt: skip

@@ -114,7 +114,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _check(self, ["steps", "micro_batches"], *COUNT)
-        _check(self, ["warmup", "seed"], lambda n: isinstance(n, Integral) and n >= 0, "at least 0, a whole number")
+        _check(self, ["warmup", "seed"], lambda n: _whole(n) and n >= 0, "at least 0, a whole number")
         _check(self, ["lr", "muon_lr", "clip", "eps"], *POSITIVE)
         _check(self, ["weight_decay"], lambda rate: 0 <= rate < math.inf, "at least 0, and finite")
         _check(self, ["final_lr"], lambda share: 0 <= share <= 1, "at least 0 and at most 1, a share of lr")
@@ -123,7 +123,8 @@ class TrainConfig:
         _check_choices(self, **choices)
 
 
-COUNT = lambda size: isinstance(size, Integral) and size >= 1, "at least 1, a whole number"
+_whole = lambda size: isinstance(size, Integral) and not isinstance(size, bool)
+COUNT = lambda size: _whole(size) and size >= 1, "at least 1, a whole number"
 POSITIVE = lambda number: 0 < number < math.inf, "above 0, and finite"
 
 

@@ -45,7 +45,7 @@ class GPT(nn.Module):
         caches = caches or [{} for _ in self.blocks]
         start = caches[0]["key"].size(2) if caches[0] else 0
         positions = torch.arange(start, start + ids.size(1), device=ids.device)  # (T,)
-        if start + ids.size(1) > self.context_length:
+        if not start < start + ids.size(1) <= self.context_length:
             raise ValueError(f"{start + ids.size(1)} tokens do not fit in the context of {self.context_length}")
 
         # embed: what each token is, and where it stands

@@ -54,6 +54,8 @@ def make_optimizers(model: nn.Module, config: TrainConfig, dtype: torch.dtype) -
     dtype: in which Muon multiplies matrices, if config asks for it.
     """
     rest = {name: p for name, p in model.named_parameters() if p.requires_grad}  # a tied weight is in here once
+    if not rest:
+        raise ValueError("there is nothing to train: every parameter of the model is frozen")
     optimizers = []
     if config.optimizer == "muon":
         from .fast.muon import Muon

@@ -137,6 +137,9 @@ class Tokenizer:
         self.names = names or {}
         self.vocab_size = max([len(tokens), *(i + 1 for i in special_tokens.values())])
 
+    def __repr__(self) -> str:
+        return f"<Tokenizer of {self.vocab_size} ids, special tokens {', '.join(self.special) or 'none'}>"
+
     @classmethod
     def train(
         cls, texts: Iterable[str], vocab_size: int, special_tokens: Iterable[str] = SPECIAL_TOKENS

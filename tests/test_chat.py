@@ -214,6 +214,21 @@ def test_fine_tuning_notes_what_a_model_was_made_from(tmp_path, tok):
     assert made_from(model_directory(str(tmp_path))) == {"base": None, "turns": 1}
 
 
+@pytest.mark.parametrize(
+    "note",
+    ["", "[]", "null", '"base"', '{"base": 3}', '{"turns": "two"}', '{"turns": null}', '{"turns": 1.5}',
+     '{"turns": []}', '{"turns": true}', '{"turns": 1e400}', '{"base": ["a"]}', "[" * 100_000,
+     '{"base": "\\ud800"}', '{"turns": 0}'],
+    ids=lambda note: note[:20],
+)  # fmt: skip
+def test_a_note_of_another_form_is_refused_by_the_file_s_name(monkeypatch, capsys, tmp_path, tok, note):
+    save(tmp_path, tiny(vocab_size=tok.vocab_size), tok)
+    (tmp_path / "made_from.json").write_text(note)
+    with pytest.raises(ValueError, match=r"made_from\.json"):
+        made_from(tmp_path)
+    refuses(monkeypatch, capsys, "made_from.json", chat, "--model", tmp_path)
+
+
 class Terminal:
     """The chat in a terminal of its own, as its user sees it."""
 

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minigpt import Tokenizer, load, save
-from minigpt.tokenizer import END
+from minigpt.files.directory import OUR_LAYOUT
+from minigpt.tokenizer import END, SPECIAL_TOKENS
 from sft import Message, encode_conversation, end_ids
 
 BYTES = [bytes([byte]) for byte in range(256)]
@@ -60,6 +61,7 @@ MAKERS = {
     "Llama 3": made(HEADERS, LLAMA, end="<|end_of_text|>", start=[256], names={"bos_token": HEADERS[0]}),
     "Mistral": made(["<s>", "</s>"], MISTRAL, end="</s>", start=[256]),
     "plain GPT-2": made([END], GPT2, start=[]),
+    "ours": made(list(SPECIAL_TOKENS), None),
 }
 
 
@@ -234,3 +236,30 @@ def test_the_names_that_a_template_uses_come_back_from_disk(tmp_path):
     directory_with(tmp_path, tok, pad_token="<nothing>")
     with pytest.raises(ValueError, match="pad_token is '<nothing>'"):
         load(path)
+
+
+@pytest.mark.parametrize("special", [SPECIAL_TOKENS, SPECIAL_TOKENS[:2], [END]], ids=len)
+def test_our_own_layout_is_written_for_others_and_never_rendered_by_us(monkeypatch, tmp_path, special):
+    tok = made(list(special), None)
+    save(tmp_path, tiny(vocab_size=tok.vocab_size), tok)
+    written = json.loads((tmp_path / "tokenizer_config.json").read_text()).get("chat_template")
+    assert (written is not None) == (special == SPECIAL_TOKENS)
+    assert load(tmp_path)[1].chat_template is None
+    monkeypatch.setitem(sys.modules, "jinja2", None)  # which our own models need not have
+    monkeypatch.delitem(sys.modules, "sft.files.sandbox", raising=False)
+    if written:
+        assert encode_conversation(load(tmp_path)[1], [Message("user", "Hi")])[0] == [257, *b"Hi", 258]
+
+
+def test_our_layout_under_a_tokenizer_without_our_tokens_is_that_tokenizers(tmp_path):
+    tok = made([END], OUR_LAYOUT, start=[])
+    save(tmp_path, tiny(vocab_size=tok.vocab_size), tok)
+    again = load(tmp_path)[1]
+    assert again.decode(encode_conversation(again, [Message("user", "Hi")])[0]) == "<|prompt|>Hi<|response|>"
+
+
+def test_no_length_is_written_that_transformers_would_warn_of_at_each_generation(tmp_path):
+    tok = MAKERS["ours"]
+    save(tmp_path, tiny(vocab_size=tok.vocab_size), tok)
+    told = json.loads((tmp_path / "generation_config.json").read_text())
+    assert told.keys() == {"bos_token_id", "eos_token_id", "pad_token_id"}

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import tiny
 from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
 from minigpt import TrainState, load, load_checkpoint, save, save_checkpoint
@@ -277,6 +277,22 @@ def test_a_run_with_other_settings_is_refused_by_the_one_that_differs(tmp_path, 
         load_checkpoint(tmp_path, model, {key: now for key, now in (settings | change).items() if now is not None})
     assert f"{name}={value}" in str(found.value) and "data" not in str(found.value)
     assert torch.equal(model(IDS), tiny()(IDS))
+
+
+def test_buffers_are_saved_too_but_for_those_that_a_model_makes_itself(tmp_path):
+    model, again = tiny(), tiny(seed=1)
+    for one in (model, again):
+        one.register_buffer("seen", torch.zeros(2, dtype=torch.int64))
+        one.register_buffer("mask", torch.ones(3), persistent=False)
+    model.seen += 7
+    save_checkpoint(tmp_path, model, TrainState(1, {}))
+    load_checkpoint(tmp_path, again)
+    assert again.seen.tolist() == [7, 7]
+    assert_close(again.state_dict(), model.state_dict(), rtol=0, atol=0)
+    held = load_file(tmp_path / "checkpoints" / "step-1" / "model.safetensors")
+    assert "seen" in held and "mask" not in held and "head.weight" not in held
+    with pytest.raises(ValueError, match="another model"):
+        load_checkpoint(tmp_path, tiny())
 
 
 def stacked(weights: dict) -> dict:

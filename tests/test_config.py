@@ -1,14 +1,16 @@
 """A configuration either fits together or says what would."""
 
 import dataclasses
+import inspect
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minigpt import GPT, GPTConfig, TrainConfig
+from minigpt import GPT, Batch, GPTConfig, Step, TrainConfig, token_batches
 from scripts import sizes
+from sft import Example, Message, example_batches, fine_tune
 
 SHAPE = dict(vocab_size=100, context_length=16, n_layers=2, n_heads=4, d_model=32)
 
@@ -21,6 +23,7 @@ BAD_SHAPES = [
     {"d_model": 12},  # heads of odd size can't be turned in pairs
     *[{name: 1.5} for name in [*SHAPE, "n_kv_heads", "d_ff"]],
     *[{name: bad} for name in ("norm_eps", "rope_theta") for bad in (0, -1.0, float("inf"), float("nan"), "1")],
+    {"n_layers": True},
     {"bias": 1},
     {"dropout": 1.0},
     {"dropout": -0.1},
@@ -47,6 +50,7 @@ def test_heads_of_odd_size_are_fine_for_learned_positions():
         *[{name: "none such"} for name in ("schedule", "optimizer", "precision")],
         *[{name: float("inf")} for name in ("lr", "muon_lr", "clip", "eps", "weight_decay")],
         *[{name: 1.5} for name in ("steps", "micro_batches", "warmup", "seed")],
+        *[{name: True} for name in ("steps", "micro_batches", "warmup", "seed")],
         {"seed": -1},
         {"final_lr": 2.0},
         {"lr": "fast"},
@@ -72,6 +76,26 @@ def test_the_mlp_is_four_times_as_wide_or_for_swiglu_two_thirds_of_that_rounded_
 
 def test_key_value_heads_default_to_one_for_each_head():
     assert GPTConfig(**SHAPE).n_kv_heads == 4
+
+
+def test_a_run_that_says_only_how_long_it_is_has_these_numbers():
+    ours = dict(lr=1e-3, warmup=20, schedule="linear", final_lr=0.02, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1)
+    ours |= dict(clip=1.0, optimizer="adamw", muon_lr=0.02, micro_batches=1, precision="fp32", seed=0)
+    assert dataclasses.asdict(TrainConfig(steps=7)) == {"steps": 7, **ours}
+    assert inspect.signature(fine_tune).parameters["batch_size"].default == 32
+    assert inspect.signature(token_batches).parameters["seed"].default == 0
+    assert inspect.signature(example_batches).parameters["seed"].default == 0
+
+
+@pytest.mark.parametrize(
+    "value, name",
+    [(TrainConfig(steps=1), "steps"), (Message("user", "Hi"), "content"), (Example([]), "source"),
+     (Batch.from_rows([[1]], [[2]]), "inputs"), (Step(1, 1.0, 1.0, 1.0, 1, 1.0), "loss")],
+    ids=lambda value: type(value).__name__,
+)  # fmt: skip
+def test_values_stay_as_they_were_made(value, name):
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(value, name, None)
 
 
 @pytest.mark.parametrize("preset", [GPTConfig.toy, GPTConfig.gpt2, GPTConfig.llama])

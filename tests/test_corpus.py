@@ -1,7 +1,10 @@
 """Text files become token files piece by piece, and the ids are those of the whole text."""
 
 import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -15,6 +18,7 @@ from minigpt.files.tokenizer_json import SPLIT_DIGITS
 from minigpt.tokenizer import END, SPLIT
 from scripts.support.pretraining import prepare
 
+ROOT = Path(__file__).parent.parent
 # Llama 3's, in which a sign keeps the line ends behind it.
 SPLIT_LLAMA = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
@@ -161,6 +165,35 @@ def test_text_without_a_place_to_cut_is_read_in_linear_time():
         return time.perf_counter() - started
 
     assert seconds(160) < 15  # 10 MB, in about half a second where nothing else runs; the old scan took minutes
+
+
+LARGE = """
+import resource, sys, time
+from minigpt import Tokenizer
+from minigpt.corpus import read_corpus, split, write_token_files
+from pathlib import Path
+
+corpus, started = read_corpus([sys.argv[1]]), time.process_time()
+tok = Tokenizer.train(["low lower lowest newer new 12 34."], 300)
+write_token_files(Path(sys.argv[1]).parent, tok, corpus, split(corpus))
+print(time.process_time() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+def test_a_document_of_50_megabytes_takes_linear_time_and_no_more_memory_than_a_small_one(tmp_path):
+    pytest.importorskip("resource")
+    line = "the lowest of the low, 12,345 newer ones; they're the best\n"
+    found = []
+    for size in (5, 50):
+        path = tmp_path / f"{size}.txt"
+        path.write_text(line * (size * 1_000_000 // len(line)))
+        said = subprocess.run([sys.executable, "-c", LARGE, path], capture_output=True, text=True, check=True, cwd=ROOT)
+        found.append([float(number) for number in said.stdout.split()])
+        assert len(read_tokens(tmp_path / "train.npy")) > size * 400_000
+    (few_seconds, little), (seconds, memory) = found
+    assert seconds < 20 * few_seconds and seconds < 200
+    assert memory - little < 30_000  # kB: an eighth of what the ids alone would take as a list
 
 
 @given(st.lists(st.sampled_from(["aaaaaaa", "<|endof", "text|>", " b", "\n"]), max_size=30), st.integers(1, 40))

@@ -7,6 +7,9 @@ from conftest import tiny
 from hf_adapter import random_llama
 from trees import RandomTree
 
+import decoding
+import minigpt
+import sft
 from decoding import ban, beam_search, generate, repetition_penalty, stream, uncached
 
 pytestmark = pytest.mark.usefixtures("edition")
@@ -73,3 +76,10 @@ def test_a_transformers_model_tells_its_window_and_vocabulary():
     assert (model.context_length, model.vocab_size) == (64, 23)
     with pytest.raises(ValueError, match=r"row 0 is 23.*0 to 22"):
         generate(model, [[23]], max_new_tokens=1)
+
+
+def test_importing_all_names_of_the_packages_hides_none_of_another():
+    packages = [minigpt, decoding, sft]
+    names = [name for package in packages for name in package.__all__]
+    assert len(set(names)) == len(names) and "Path" not in names
+    assert all(hasattr(package, name) for package in packages for name in package.__all__)

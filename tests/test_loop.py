@@ -252,6 +252,12 @@ def test_frozen_and_unused_parameters_are_left_alone(optimizer):
     assert moved == before.keys() - {"unused", "token_embedding.weight", "blocks.0.attention.key.weight"}
 
 
+def test_a_model_that_is_frozen_altogether_is_refused():
+    model = tiny().requires_grad_(False)
+    with pytest.raises(ValueError, match="nothing to train: every parameter of the model is frozen"):
+        run(model, plan(1))
+
+
 def test_every_parameter_moves():
     model = tiny(position="learned", norm="layernorm", bias=True, mlp="gelu")
     before = weights(model)
@@ -269,6 +275,17 @@ def test_evaluation_counts_every_target_alike_and_restores_the_mode(training):
     model.eval()
     nats = [cross_entropy(model(b.inputs), b.targets, reduction="sum").item() for b in unequal]
     assert found == pytest.approx(sum(nats) / (1 + 36 + 6), rel=1e-12)
+
+
+def test_evaluation_keeps_nothing_for_a_backward_pass():
+    class Watched(nn.Embedding):
+        def forward(self, ids):
+            modes.append(torch.is_inference_mode_enabled())
+            return super().forward(ids)
+
+    modes = []
+    evaluate(Watched(29, 29), [batches(0), batches(1)])
+    assert modes == [True, True]
 
 
 def test_evaluation_between_two_steps_leaves_no_trace():

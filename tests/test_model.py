@@ -275,6 +275,18 @@ def test_more_tokens_than_the_context_holds_are_refused(position):
             too_long()
 
 
+@pytest.mark.usefixtures("edition")
+def test_a_text_without_any_token_is_refused():
+    model = tiny()
+    for empty in (
+        lambda: model.prefill([[]]),
+        lambda: model.prefill([[1, 2], []]),
+        lambda: model(torch.ones(1, 0).long()),
+    ):
+        with pytest.raises(ValueError, match=r"0 .*tokens do not fit in the context of 16"):
+            empty()
+
+
 def test_the_whole_context_can_be_used():
     model = tiny()
     texts = random_ids(model, 2, 16).tolist()

@@ -43,6 +43,21 @@ def test_fifty_steps_of_adamw_and_clipping_are_pytorchs(weight_decay, largest):
     assert_close(list(ours.parameters()), list(theirs.parameters()), rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.parametrize("betas", [(0.0, 0.0), (0.0, 0.9), (0.9, 0.0)], ids=str)
+def test_betas_may_be_0_a_mean_without_a_memory(betas):
+    ours, theirs = tiny(), tiny()
+    reference = torch.optim.AdamW(theirs.parameters(), lr=0.01, betas=betas, eps=1e-8, weight_decay=0.0)
+    optimizer = AdamW(dict(ours.named_parameters()), TrainConfig(steps=1, betas=betas).betas, 1e-8, weight_decay=0.0)
+    generator = torch.Generator().manual_seed(0)
+    for count in range(1, 4):
+        for mine, other in zip(ours.parameters(), theirs.parameters()):
+            mine.grad = torch.randn(mine.shape, generator=generator, dtype=torch.float64)
+            other.grad = mine.grad.clone()
+        reference.step()
+        optimizer.step(0.01, count)
+    assert_close(list(ours.parameters()), list(theirs.parameters()), rtol=1e-9, atol=1e-9)
+
+
 def test_matrices_and_embeddings_are_decayed_and_norms_and_biases_are_not():
     # docs/known_bugs.md: decay on norms
     model = tiny(bias=True, norm="layernorm", position="learned")

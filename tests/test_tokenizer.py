@@ -461,3 +461,8 @@ def test_gpt2s_vocabulary_comes_from_a_copy_or_through_tiktoken(tmp_path, monkey
     online = Tokenizer.gpt2()
     for tok in (offline, online):
         assert (tok.tokens, tok.special, tok.start, tok.end_id) == (BYTES, {END: 256}, [], 256)
+
+
+def test_a_tokenizer_shows_its_size_and_its_special_tokens(tok):
+    assert repr(tok) == "<Tokenizer of 320 ids, special tokens <|endoftext|>, <|prompt|>, <|response|>>"
+    assert repr(Tokenizer([b"a"], [])) == "<Tokenizer of 1 ids, special tokens none>"

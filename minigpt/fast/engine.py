@@ -31,8 +31,9 @@ class State:
 
     def make_room(self, model: GPT, count: int) -> None:
         """Have `count` free slots; the capacity doubles, so a long text is copied only a few times."""
-        if max(self.lengths) > model.context_length:
-            raise ValueError(f"{max(self.lengths)} tokens do not fit in the context of {model.context_length}")
+        least, most = min(self.lengths), max(self.lengths)
+        if not 1 <= least <= most <= model.context_length:
+            raise ValueError(f"{least} to {most} tokens do not fit in the context of {model.context_length}")
         more = self.used + count - self.slots.size(-2)
         if more > 0:
             more = max(more, self.used, 64)

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..loop import TrainState
 from .huggingface import EARLIER
@@ -21,7 +21,7 @@ FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 def save_checkpoint(
     run: Path | str, model: nn.Module, state: TrainState, settings: dict | None = None, keep: int = 2
 ) -> Path:
-    """Write run/checkpoints/step-N: weights, moments, the step and settings; return its path. The last `keep` stay.
+    """Write run/checkpoints/step-N: weights, buffers, moments, step, settings; return the path. The last `keep` stay.
 
     A kill at any moment leaves every earlier checkpoint whole, and one that is complete is never changed. settings:
     what the run depends on, as JSON, to be compared when it is resumed. sha256.json holds the files' hashes, by which
@@ -38,7 +38,7 @@ def save_checkpoint(
     final.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(final) as aside:
         aside.mkdir()
-        write_tensors(aside / "model.safetensors", dict(model.named_parameters()))
+        write_tensors(aside / "model.safetensors", _tensors(model))
         write_tensors(aside / "optimizer.safetensors", state.moments)
         write_json(aside / "state.json", {"step": state.step, "settings": settings or {}})
         write_json(aside / "sha256.json", {name: file_hash(aside / name) for name in FILES})
@@ -75,14 +75,20 @@ def load_checkpoint(
         if different:
             values = "; ".join(f"{name}={now.get(name)!r}, it was {was.get(name)!r}" for name in different)
             raise ValueError(f"{path}: saved by another run than the one to resume: {values}")
-    parameters = dict(model.named_parameters())
-    if {name: p.shape for name, p in weights.items()} != {name: p.shape for name, p in parameters.items()}:
+    tensors = _tensors(model)
+    if {name: saved.shape for name, saved in weights.items()} != {name: ours.shape for name, ours in tensors.items()}:
         raise ValueError(f"{path}: the tensors are those of another model than the one to resume")
 
     with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(weights[name])
+        for name, tensor in tensors.items():
+            tensor.copy_(weights[name])
     return TrainState(content["step"], moments)
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    """All that a model keeps: its parameters, a tied one once, and the buffers that its state dict has."""
+    kept = model.state_dict().keys()
+    return dict(model.named_parameters()) | {name: each for name, each in model.named_buffers() if name in kept}
 
 
 def checkpoints(run: Path | str) -> list[Path]:

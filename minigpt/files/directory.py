@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..config import GPTConfig
 from ..model import GPT
-from ..tokenizer import END, Tokenizer
+from ..tokenizer import END, PROMPT, RESPONSE, SPECIAL_TOKENS, Tokenizer
 from . import gguf
 from .huggingface import config_from_disk, config_to_disk, family_of, weights_from_disk, weights_to_disk
 from .reading import errors_of, read_json, read_tensors, read_text, regular_file
@@ -20,6 +20,13 @@ from .tokenizer_json import from_json, to_json
 from .writing import write_json, write_tensors, write_text
 
 ROLES = ("bos_token", "eos_token", "pad_token", "unk_token")
+# Our layout of a conversation as a chat template, for programs that ask for one; sft/template.py is what we go by.
+OUR_LAYOUT = (
+    "{% set start = 1 if messages[0]['role'] == 'system' else 0 %}{% for message in messages[start:] %}"
+    "{% if message['role'] == 'assistant' %}{{ message['content'] + '" + END + "' }}{% else %}"
+    "{{ '" + PROMPT + "' + (messages[0]['content'] + '\n\n' if start and loop.first else '') + message['content'] "
+    "+ '" + RESPONSE + "' }}{% endif %}{% endfor %}"
+)
 
 
 def save(directory: Path | str, model: GPT, tokenizer: Tokenizer | None) -> None:
@@ -43,10 +50,11 @@ def save(directory: Path | str, model: GPT, tokenizer: Tokenizer | None) -> None
         }
         config |= ends
         write_text(directory / "tokenizer.json", to_json(tokenizer))
-        template = {"chat_template": tokenizer.chat_template} if tokenizer.chat_template else {}
+        layout = tokenizer.chat_template or (OUR_LAYOUT if _is_ours(tokenizer) else None)
+        template = {"chat_template": layout} if layout else {}
         settings = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
         write_json(directory / "tokenizer_config.json", settings | names | template)
-        write_json(directory / "generation_config.json", {**ends, "max_length": model.context_length})
+        write_json(directory / "generation_config.json", ends)
 
     write_json(directory / "config.json", config)
 
@@ -104,6 +112,10 @@ class SpareRows(GPT):
 
     def _without_spare(self, logits: Tensor, state: object) -> tuple[Tensor, object]:
         return logits.index_fill(-1, torch.tensor(self.spare_ids, device=logits.device), -torch.inf), state
+
+
+def _is_ours(tokenizer: Tokenizer) -> bool:
+    return tokenizer.special.keys() >= set(SPECIAL_TOKENS)
 
 
 def _special_names(tokenizer: Tokenizer) -> dict[str, str]:
@@ -166,6 +178,8 @@ def _read_tokenizer(directory: Path) -> Tokenizer | None:
     content = read_text(directory / "tokenizer.json")
     end = names.pop("eos_token", None)
     tokenizer = from_json(content, end or END, template, end_ids=ends, names=names)
+    if template == OUR_LAYOUT and _is_ours(tokenizer):
+        tokenizer.chat_template = None  # it need not be rendered
     for token_id in ends:
         if token_id >= tokenizer.vocab_size:
             raise ValueError(f"eos_token_id is {token_id}; the tokenizer's ids are 0 to {tokenizer.vocab_size - 1}")

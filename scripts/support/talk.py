@@ -165,6 +165,6 @@ def made_from(directory: Path) -> dict:
     """
     path = directory / "made_from.json"
     noted = {"base": None, "turns": 1} | (read_json(path) if path.exists() else {})
-    if not (isinstance(noted["base"], str | None) and isinstance(noted["turns"], int)):
+    if not (isinstance(noted["base"], str | None) and type(noted["turns"]) is int and noted["turns"] >= 1):
         raise ValueError(f"{path}: must be an object with the base's name and a number of turns")
     return noted
