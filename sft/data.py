@@ -68,9 +68,8 @@ def encode_examples(
             continue
         kept.append(ids[:longest])
         learn.append(learnt[:longest] if loss_on == "response" else [True] * len(kept[-1]))
-        empty += (
-            [example.source] if ("assistant", "") in [(m.role, m.content.strip()) for m in example.messages] else []
-        )
+        if ("assistant", "") in [(message.role, message.content.strip()) for message in example.messages]:
+            empty.append(example.source)
 
     if not kept:
         raise ValueError(f"no response begins within the context of {context_length} tokens: nothing would be learnt")
