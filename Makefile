@@ -31,6 +31,9 @@ demo-memorised: .venv/demo.done  ## one fixed wording per person: learnt by hear
 demo-noquiz: .venv/demo.done  ## a corpus without the quiz pages that bring out S1
 	$(PY) -m scripts.demo --no-quiz --out runs/demo-noquiz $(COMMON)
 
+nutshell: .venv/demo.done  ## the lecture in one file of 200 lines: train, continue, fine-tune, answer, in under a minute
+	$(PY) -m scripts.nutshell
+
 test: .venv/test.done  ## all tests except the slow ones
 	$(PY) -m pytest -n auto -m "not slow"
 
