@@ -18,7 +18,8 @@ from test_writing import killed_at
 from minigpt import load, save
 from minigpt.files.checkpoint import checkpoints
 from scripts import ask, chat, compare, demo, experiments, finetune, generate, pretrain, show_sft, tokens, twin
-from scripts.lab import claims, mutants
+from scripts.lab import bench, bench_tokenizer, claims, mutants, race
+from scripts.playground import __main__ as playground
 from scripts.support import models, terminal
 from scripts.support.run_directory import locked, save_anew
 from scripts.support.stop_and_resume import LossLog
@@ -239,6 +240,11 @@ def test_fine_tuning_checks_every_number_before_it_writes(
         (experiments, ["--steps", "many"], "--steps: 'many'"),
         (compare, ["--prompt", "a", "--out", ""], "--out: ''"),
         (pretrain, [], "required: --data"),
+        (bench, ["--pairs", 0], "--pairs: '0'"),
+        (bench_tokenizer, ["--vocab-size", 100], "--vocab-size: '100'"),
+        (race, ["--data", "a", "--steps", 0], "--steps: '0'"),
+        (playground, ["--port", 99999], "--port 99999: must be at most 65535"),
+        (playground, ["--port", -1], "--port: '-1'"),
     ],
 )
 def test_a_bad_flag_is_one_line(monkeypatch, capsys, module, flags, message):
@@ -326,6 +332,17 @@ def test_bytes_of_a_character_are_shown_by_their_numbers(monkeypatch, capsys, mo
     assert "‹" in capsys.readouterr().out
     piece = type("Tok", (), {"token_bytes": lambda self, _: b"\xf0\x9f"})()
     assert terminal.piece_of(piece, 0) == "‹F0›‹9F›"
+
+
+def test_tokens_of_any_model_and_of_gpt2_are_shown_and_a_pipe_is_not_read(monkeypatch, capsys, model_directory, tok):
+    for name in (str(model_directory), "gpt2"):
+        if name == "gpt2":
+            monkeypatch.setattr(type(tok), "gpt2", classmethod(lambda cls: tok))
+        assert call(monkeypatch, tokens, "--text", "Ada", "--model", name) == 0
+        assert f"a vocabulary of {tok.vocab_size}, that of {name}" in capsys.readouterr().out
+    (model_directory / "tokenizer.json").unlink()
+    os.mkfifo(model_directory / "tokenizer.json")
+    refuses(monkeypatch, capsys, "must be a file", tokens, "--text", "Ada", "--model", model_directory)
 
 
 def test_an_error_line_is_short(monkeypatch, capsys):

@@ -90,6 +90,19 @@ def test_the_fast_twin_of_a_formula_is_equal_in_value_and_gradient(name):
         assert_close(with_gradients(formula, inputs), fast, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("name", FORMULAS)
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_formula_is_pytorchs_without_a_gradient_too(name, mode, dtype):
+    ours, theirs, inputs = FORMULAS[name]
+    given = [each.to(dtype) if each.is_floating_point() else each for each in inputs]
+    with mode():
+        expected = theirs(*given).to(dtype)
+        assert_close(ours(*given), expected)
+        with plain():
+            assert_close(ours(*given), expected)
+
+
 @given(seeds, st.floats(-1e4, 1e4))
 def test_softmax_sums_to_one_and_does_not_see_a_shift(seed, shift):
     x = normal(3, 7, seed=seed, scale=5)

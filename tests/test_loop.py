@@ -14,8 +14,10 @@ from torch import nn
 from torch.testing import assert_close
 
 from minigpt import IGNORE, Batch, Step, TrainConfig, TrainState, evaluate, load_checkpoint, save_checkpoint, train
+from minigpt.fast import muon
 from minigpt.fast.muon import orthogonalise
 from minigpt.formulas import cross_entropy
+from minigpt.loop import product_dtype
 from minigpt.optim import learning_rate, make_optimizers
 
 HERE = Path(__file__).parent
@@ -311,6 +313,24 @@ def test_the_loop_trains_any_module_that_maps_ids_to_logits():
     model, batch = nn.Sequential(nn.Embedding(29, 8), nn.Linear(8, 29)), batches(0)
     steps = list(train(model, lambda step: batch, plan(30)))
     assert steps[-1].loss < steps[0].loss - 0.5
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "auto"])
+def test_products_are_of_the_precision_that_was_asked_for(monkeypatch, precision, fast):
+    # where the processor has instructions for bfloat16, and where it hasn't: in the forward pass, in Muon, in evaluate
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: fast)
+    half = precision == "bf16" or (precision == "auto" and fast)
+    found, model = [], tiny(torch.float32)
+    model.register_forward_hook(lambda module, inputs, output: found.append(output.dtype))
+    monkeypatch.setattr(muon, "orthogonalise", lambda x: found.append(x.dtype) or orthogonalise(x))
+    run(model, plan(1, "muon", precision=precision))
+    evaluate(model, [batches(0)], precision)
+    assert len(found) > 3 and set(found) == {torch.bfloat16 if half else torch.float32}
+    found.clear()
+    evaluate(model, [batches(0)])
+    assert found == [torch.float32]
+    assert product_dtype(torch.device("cuda"), precision) == (torch.float32 if precision == "fp32" else torch.bfloat16)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "auto"])

@@ -313,6 +313,7 @@ def test_the_flags_of_a_written_tokenizer_are_those_that_tokenizers_writes_for_s
     assert not any(token["single_word"] or token["lstrip"] or token["rstrip"] for token in content["added_tokens"])
     started = json.loads(to_json(Tokenizer(BYTES, {"<s>": 256}, end="<s>", start=[256])))["post_processor"]
     assert [piece.get("type_id") for part in started["single"] for piece in part.values()] == [0, 0]
+    assert [piece.get("type_id") for part in started["pair"] for piece in part.values()] == [0, 0, 0]
 
 
 # ---- GGUF

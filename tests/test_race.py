@@ -112,6 +112,10 @@ def test_an_evening_trains_the_larger_model_alone(monkeypatch, capsys, tmp_path,
 def test_a_text_too_short_to_race_on_is_refused(monkeypatch, capsys, tmp_path, text):
     text.write_text("too short")
     refuses(monkeypatch, capsys, "9 characters are too few", race, "--data", text, "--out", tmp_path / "out")
-    refuses(monkeypatch, capsys, "No such file", race, "--data", tmp_path / "none.txt", "--out", tmp_path / "out")
-    refuses(monkeypatch, capsys, "--seeds 0: must be", race, "--data", text, "--seeds", 0)
+    refuses(monkeypatch, capsys, "no such file", race, "--data", tmp_path / "none.txt", "--out", tmp_path / "out")
+    refuses(monkeypatch, capsys, "--seeds: '0'", race, "--data", text, "--seeds", 0)
+    refuses(monkeypatch, capsys, "--steps: '-1'", race, "--data", text, "--steps", -1)
+    refuses(monkeypatch, capsys, "must be a file", race, "--data", "/dev/zero", "--out", tmp_path / "out")
+    text.write_bytes(b"a" * 99_999 + b"\xe9")
+    refuses(monkeypatch, capsys, "not UTF-8 text, byte 99999", race, "--data", text, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()

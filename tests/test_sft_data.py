@@ -1,6 +1,7 @@
 """Demonstrations on disk in the formats that people have, and the batches made from them."""
 
 import json
+import os
 import time
 
 import pytest
@@ -151,6 +152,25 @@ def test_bad_rows_are_left_out_and_listed_when_asked(tmp_path, suffix):
     assert "'response' is missing" in skipped[0]
     with pytest.raises(ValueError, match="holds no demonstration"):
         read_examples(write(tmp_path / f"b{suffix}", "3" if suffix == ".jsonl" else "[3]"), [])
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json"])
+def test_a_file_that_is_not_utf_8_is_named_with_the_byte(tmp_path, suffix):
+    path = tmp_path / f"data{suffix}"
+    path.write_bytes('[{"prompt": "é", "response": "b"}]'.encode("latin-1"))
+    with pytest.raises(ValueError, match=rf"^{path}: not UTF-8 text \(at byte 13\)$"):
+        read_examples(path)
+
+
+def test_a_path_may_be_text_and_must_be_a_file(tmp_path):
+    path = tmp_path / "data.jsonl"
+    path.write_text('{"prompt": "a", "response": "b"}\n')
+    assert read_examples(str(path)) == read_examples(path)
+    assert read_examples(str(path))[0].source == f"{path}:1"
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    for other in (tmp_path, tmp_path / "pipe.jsonl"):
+        with pytest.raises(ValueError, match="not a file"):
+            read_examples(str(other))
 
 
 @pytest.mark.parametrize(

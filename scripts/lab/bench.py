@@ -5,7 +5,6 @@ python -m scripts.lab.bench --out runs/bench
 With one thread the processor's time is taken, which other programs hardly disturb; with more, the clock's.
 """
 
-import argparse
 import platform
 import statistics
 import tempfile
@@ -15,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from scripts.lab.bench_tokenizer import CHARACTERS, tokenizer_rows
-from scripts.support.command_line import run, whole
+from scripts.support.command_line import Parser, run, whole
 from scripts.support.run_directory import write_json
 from scripts.support.terminal import table
 
@@ -186,7 +185,7 @@ def show(rows: list[dict], contexts: list[dict]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="scripts.lab.bench", description=__doc__.split("\n")[0])
+    parser = Parser(__doc__, prog="scripts.lab.bench")
     parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="(default: %(default)s)")
     parser.add_argument("--pairs", type=whole(), default=PAIRS, help="timed rounds per row (default: %(default)s)")
     parser.add_argument("--threads", type=whole(), help="of PyTorch; OMP_NUM_THREADS sets NumPy's too")

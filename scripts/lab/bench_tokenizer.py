@@ -3,13 +3,12 @@
 python -m scripts.lab.bench_tokenizer --data text.txt
 """
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from scripts.support.command_line import run
+from scripts.support.command_line import Parser, run, whole
 from scripts.support.terminal import table
 
 CHARACTERS, VOCAB_SIZE, PAIRS, FEW = 1_000_000, 768, 3, 24
@@ -63,9 +62,9 @@ def tokenizer_rows(text: str, vocab_size: int = VOCAB_SIZE, pairs: int = PAIRS) 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="scripts.lab.bench_tokenizer", description=__doc__.split("\n")[0])
+    parser = Parser(__doc__, prog="scripts.lab.bench_tokenizer")
     parser.add_argument("--data", type=Path, help="a text file (default: the toy world's text)")
-    parser.add_argument("--vocab-size", type=int, default=VOCAB_SIZE, help="(default: %(default)s)")
+    parser.add_argument("--vocab-size", type=whole(259), default=VOCAB_SIZE, help="(default: %(default)s)")
     args = parser.parse_args()
     if args.data:
         text = args.data.read_text(encoding="utf-8")

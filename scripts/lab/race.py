@@ -7,7 +7,7 @@ import argparse
 import statistics
 from pathlib import Path
 
-from scripts.support.command_line import run
+from scripts.support.command_line import Parser, run, whole
 from scripts.support.run_directory import write_json
 from scripts.support.terminal import table
 
@@ -19,17 +19,15 @@ EVENING_TARGET = 1.4697  # what nanoGPT documents for 10.7 M parameters and minu
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="scripts.lab.race", description=__doc__.split("\n")[0])
+    parser = Parser(__doc__, prog="scripts.lab.race")
     where = "tiny Shakespeare is data/tinyshakespeare/input.txt of github.com/karpathy/char-rnn"
     parser.add_argument("--data", type=Path, required=True, help=f"a text; {where}")
     parser.add_argument("--out", type=Path, default=Path("runs/race"), help="(default: %(default)s)")
-    parser.add_argument("--seeds", type=int, default=3, help="how many runs (default: %(default)s)")
+    parser.add_argument("--seeds", type=whole(), default=3, help="how many runs (default: %(default)s)")
     parser.add_argument("--short", action="store_true", help="leave out the runs of the peer's length")
     parser.add_argument("--evening", action="store_true", help=f"only a larger model, down to {EVENING_TARGET}: longer")
-    parser.add_argument("--steps", type=int, help="of a run to the target (default: the recipe's)")
+    parser.add_argument("--steps", type=whole(), help="of a run to the target (default: the recipe's)")
     args = parser.parse_args()
-    if args.seeds < 1:
-        raise ValueError(f"--seeds {args.seeds}: must be at least 1")
     if args.evening:
         evening(args)
     else:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from minigpt import GPT, Batch, GPTConfig, TrainConfig, evaluate, train
+from minigpt.corpus import read_blocks, read_corpus
 from minigpt.data import Batches
 from minigpt.model import Norm
 from scripts.support.terminal import show_progress
@@ -47,8 +48,9 @@ EVENING = Recipe(LARGER, 256, 16, SHARED | dict(lr=0.006, muon_lr=0.025, steps=2
 
 
 def read_characters(path: Path) -> Characters:
-    """ValueError when the text is too short to race on."""
-    text = path.read_text(encoding="utf-8")
+    """ValueError when the text is too short to race on, or no text."""
+    [found] = read_corpus([path]).paths
+    text = "".join(read_blocks(found))
     if len(text) < LEAST:
         raise ValueError(f"{path}: {len(text)} characters are too few to race on, at least {LEAST} are needed")
     characters, ids = np.unique(np.array(list(text)), return_inverse=True)

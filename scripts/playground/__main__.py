@@ -3,7 +3,6 @@
 python -m scripts.playground --model base --port 8765
 """
 
-import argparse
 import os
 import secrets
 import socket
@@ -11,17 +10,19 @@ import sys
 import threading
 import webbrowser
 
-from scripts.support.command_line import run
+from scripts.support.command_line import Parser, run, whole
 
 HOST = "127.0.0.1"  # this machine only
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="scripts.playground", description=__doc__.split("\n")[0])
+    parser = Parser(__doc__, prog="scripts.playground")
     parser.add_argument("--model", default="base", help="base, sft, smollm or a run directory (default: %(default)s)")
-    parser.add_argument("--port", type=int, default=8765, help="of the page's address (default: %(default)s)")
+    parser.add_argument("--port", type=whole(), default=8765, help="of the page's address (default: %(default)s)")
     parser.add_argument("--no-browser", action="store_true", help="print the address only")
     args = parser.parse_args()
+    if args.port > 65535:
+        raise ValueError(f"--port {args.port}: must be at most 65535")
     import uvicorn
 
     from scripts.playground.server import make_app

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from minigpt import Tokenizer, load
 from minigpt.files.checkpoint import checkpoints
+from minigpt.files.reading import read_text
 from minigpt.files.tokenizer_json import from_json
 from scripts import pretrain, toyworld
 from sft.template import PLAIN, template_of
@@ -64,7 +65,7 @@ def open_tokenizer(directory: Path) -> Tokenizer:
     file = directory / "tokenizer.json"
     if not file.exists():
         raise FileNotFoundError(f"{directory}: tokenizer.json is missing")
-    return from_json(file.read_text(encoding="utf-8"))
+    return from_json(read_text(file))
 
 
 def toy_tokenizer() -> Tokenizer:
