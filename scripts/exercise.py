@@ -11,7 +11,7 @@ from typing import NamedTuple
 from scripts.support.command_line import Parser, run
 
 ROOT = Path(__file__).parent.parent
-COPIED = ("plain_or_fast.py", "minigpt", "decoding", "sft", "scripts", "tests", "pyproject.toml")
+COPIED = ("plain_or_fast", "minigpt", "decoding", "sft", "scripts", "tests", "pyproject.toml")
 
 
 class Exercise(NamedTuple):

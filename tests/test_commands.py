@@ -47,7 +47,8 @@ def demonstrations(tmp_path):
 def course(tmp_path):
     """A directory with the Makefile, and a `python` that shows the arguments it was given."""
     shutil.copy(ROOT / "Makefile", tmp_path)
-    (tmp_path / "pyproject.toml").touch()
+    for file in ("pyproject.toml", "constraints.txt"):
+        (tmp_path / file).touch()
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
     for done in ("demo", "test", "smollm", "playground"):
         (tmp_path / ".venv" / f"{done}.done").touch()

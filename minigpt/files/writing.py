@@ -11,6 +11,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+ON_WINDOWS = os.name == "nt"  # there a directory can't be opened, and only a file that is open for writing is synced
+
 
 @contextmanager
 def written_whole(path: Path | str) -> Iterator[Path]:
@@ -76,7 +78,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 def _sync(path: Path) -> None:
     """Wait until a file's content, or a directory's list of names, is on the disk itself."""
-    handle = os.open(path, os.O_RDONLY)
+    if ON_WINDOWS and path.is_dir():
+        return
+    handle = os.open(path, os.O_RDWR if ON_WINDOWS else os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

@@ -26,7 +26,7 @@ from typing import NamedTuple
 from scripts.support.command_line import Parser, run, whole
 
 ROOT = Path(__file__).resolve().parents[2]
-COPIED = ("plain_or_fast.py", "minigpt", "decoding", "sft", "scripts", "tests", "pyproject.toml")
+COPIED = ("plain_or_fast", "minigpt", "decoding", "sft", "scripts", "tests", "pyproject.toml")
 SECONDS = 300  # a fault that makes a loop endless counts as caught
 DEFAULT = sorted([*(ROOT / "decoding").glob("*.py"), *(ROOT / "decoding" / "fast").glob("*.py")])
 

@@ -9,15 +9,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from importlib import import_module
+from typing import ParamSpec, TypeVar
 
 PLAIN = "MINIGPT_PLAIN"
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 
 class Switch:
     fast = os.environ.get(PLAIN, "0") in ("", "0")
 
 
-def has_twin(module: str) -> Callable:
+def has_twin(module: str) -> Callable[[Callable[Arguments, Result]], Callable[Arguments, Result]]:
     """Mark a plain function: its namesake in `module` does the same in less time and runs in its place.
 
     >>> @has_twin("math")
@@ -27,13 +30,13 @@ def has_twin(module: str) -> Callable:
     6
     """
 
-    def mark(function: Callable) -> Callable:
+    def mark(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
         if not Switch.fast:  # a process that is plain from its start: nothing stands between a call and the function
             return function
-        twins = []
+        twins: list[Callable[Arguments, Result]] = []
 
         @wraps(function)
-        def call(*arguments, **named):
+        def call(*arguments: Arguments.args, **named: Arguments.kwargs) -> Result:
             if not Switch.fast:
                 return function(*arguments, **named)
             if not twins:  # found at the first call, since the twin's module imports the plain one

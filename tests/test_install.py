@@ -1,0 +1,195 @@
+"""The project on another machine: what is built and installed, and which versions; no call that only some systems have."""
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tomllib
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import decoding
+import minigpt
+import sft
+from minigpt.files import writing
+from scripts import install
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("plain_or_fast", "minigpt", "decoding", "sft")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+USED = ROOT / "tests" / "every_public_name.py"
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """The wheel that pip builds, of a copy, so that nothing is left in the checkout."""
+    pytest.importorskip("setuptools", minversion="77")
+    copy = tmp_path_factory.mktemp("copy")
+    for name in (*PACKAGES, "scripts", "tests"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy)
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "--wheel-dir",
+        copy,
+    ]
+    subprocess.run([*command, copy], check=True)
+    (built,) = copy.glob("*.whl")
+    return built
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_the_packages_and_that_they_are_typed_and_nothing_else(wheel):
+    files = zipfile.ZipFile(wheel).namelist()
+    assert {file.split("/")[0] for file in files if ".dist-info/" not in file} == set(PACKAGES)
+    assert {f"{package}/py.typed" for package in PACKAGES} <= set(files)
+    source = {path.relative_to(ROOT).as_posix() for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
+    assert {file for file in files if file.endswith(".py")} == source
+
+
+@pytest.mark.slow
+def test_each_public_name_works_where_only_the_wheel_is_installed(wheel, tmp_path):
+    venv.create(tmp_path / "empty")
+    python = tmp_path / "empty" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index", wheel]
+    subprocess.run(pip, check=True)
+    (packages,) = (tmp_path / "empty").rglob("site-packages")
+    (packages / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"])  # what is installed already, offline
+    shutil.copy(USED, tmp_path)
+    outside = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [python, "-W", "error::DeprecationWarning:minigpt", tmp_path / USED.name]
+    done = subprocess.run(command, cwd=tmp_path, env=outside, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split("\n")[:-1] == [str(packages)]
+
+
+def test_that_program_uses_each_public_name():
+    used = {
+        (node.value.id, node.attr)
+        for node in ast.walk(ast.parse(USED.read_text("utf-8")))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+    }
+    public = {(package.__name__, name) for package in (minigpt, decoding, sft) for name in package.__all__}
+    assert public - used == set()
+
+
+POSIX_MODULES = {
+    "crypt",
+    "fcntl",
+    "grp",
+    "nis",
+    "posix",
+    "pty",
+    "pwd",
+    "readline",
+    "resource",
+    "syslog",
+    "termios",
+    "tty",
+}
+POSIX_CALLS = {
+    *("os.fork", "os.getuid", "os.geteuid", "os.killpg", "os.setsid", "os.uname", "os.mkfifo", "os.sched_getaffinity"),
+    *("os.sysconf", "os.wait", "os.getpgid", "os.O_DIRECTORY", "os.O_NOFOLLOW", "os.getloadavg", "os.statvfs"),
+    *("signal.SIGKILL", "signal.SIGHUP", "signal.SIGALRM", "signal.alarm", "signal.SIGUSR1", "signal.pthread_sigmask"),
+}
+
+
+def at_import(node: ast.AST) -> list[ast.AST]:
+    """What runs when a file is imported: all but the bodies of functions."""
+    found = [node]
+    for name, part in ast.iter_fields(node):
+        if not (name == "body" and isinstance(node, ast.FunctionDef | ast.Lambda)):
+            children = part if isinstance(part, list) else [part]
+            found += [leaf for child in children if isinstance(child, ast.AST) for leaf in at_import(child)]
+    return found
+
+
+@pytest.mark.parametrize("package", [*PACKAGES, "scripts"])
+def test_importing_a_file_calls_nothing_that_windows_lacks(package):
+    for path in sorted((ROOT / package).rglob("*.py")):
+        for node in at_import(ast.parse(path.read_text("utf-8"))):
+            modules = {alias.name for alias in node.names} if isinstance(node, ast.Import) else set()
+            modules |= {node.module} if isinstance(node, ast.ImportFrom) else set()
+            assert not modules & POSIX_MODULES, path
+            assert not isinstance(node, ast.Attribute) or ast.unparse(node) not in POSIX_CALLS, path
+
+
+def test_a_save_works_where_directories_cannot_be_opened_and_reading_handles_not_synced(tmp_path, monkeypatch):
+    really_open, really_sync, writable = os.open, os.fsync, set()
+
+    def windows_open(path, flags):
+        if Path(path).is_dir():
+            raise PermissionError(path)
+        handle = really_open(path, flags)
+        if flags & os.O_RDWR:
+            writable.add(handle)
+        return handle
+
+    def windows_sync(handle):
+        if handle not in writable:
+            raise OSError("Bad file descriptor")
+        really_sync(handle)
+
+    monkeypatch.setattr(os, "open", windows_open)
+    monkeypatch.setattr(os, "fsync", windows_sync)
+    monkeypatch.setattr(writing, "ON_WINDOWS", True)
+    writing.write_text(tmp_path / "a.txt", "all of it")
+    assert (tmp_path / "a.txt").read_text("utf-8") == "all of it"
+
+
+def test_the_proven_set_names_one_version_of_each_dependency_and_fits_the_ranges():
+    lines = [line for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines() if not line.startswith("#")]
+    assert all(re.fullmatch(r"[\w.-]+==[\w.!]+", line) for line in lines), lines
+    proven = {name.lower().replace("_", "-"): version for name, version in (line.split("==") for line in lines)}
+    assert proven["torch"] == "2.13.0"
+    asked = PROJECT["dependencies"] + [one for extra in PROJECT["optional-dependencies"].values() for one in extra]
+    packaging = pytest.importorskip("packaging.requirements")
+    for requirement in map(packaging.Requirement, asked):
+        assert requirement.specifier.contains(proven[requirement.name]), requirement
+
+
+def test_the_install_command_and_the_package_need_the_same_python():
+    assert PROJECT["requires-python"] == ">=" + ".".join(map(str, install.NEEDED))
+
+
+def fake_pip(tmp_path, monkeypatch, lines: list[str], status: int = 0) -> None:
+    """In place of .venv's Python, a program that writes these lines and ends with this status."""
+    program = tmp_path / "pip.py"
+    program.write_text(f"import sys\nprint({chr(10).join(lines)!r})\nsys.exit({status})\n")
+    real = subprocess.Popen
+    monkeypatch.setattr(install, "PYTHON", Path(sys.executable))
+    monkeypatch.setattr(subprocess, "Popen", lambda command, **named: real([sys.executable, str(program)], **named))
+
+
+PIP = [
+    "Collecting torch>=2.6",
+    "  Downloading torch-2.13.0-cp311-x.whl (887.9 MB)",
+    "  Downloading regex-2-x.whl (1 MB)",
+]
+
+
+def test_an_installation_names_its_large_downloads_and_its_end(tmp_path, monkeypatch, capsys):
+    fake_pip(tmp_path, monkeypatch, [*PIP, "Installing collected packages: regex, torch"])
+    install.install(["demo", "test"])
+    first, second, last = capsys.readouterr().out.splitlines()
+    assert (first, second) == ("downloading torch-2.13.0 (887.9 MB)", "unpacking 2 packages")
+    assert re.fullmatch(r"installed demo, test in \d+ s", last)
+
+
+def test_an_installation_that_fails_ends_with_pips_own_words(tmp_path, monkeypatch):
+    fake_pip(tmp_path, monkeypatch, [*PIP, "ERROR: No matching distribution found for torch"], status=1)
+    with pytest.raises(SystemExit, match=r"(?s)ERROR: No matching distribution found for torch\n.*pip failed"):
+        install.install(["demo"])
