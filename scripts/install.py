@@ -55,7 +55,7 @@ def short(line: str) -> str:
     words = line.split()
     if words[:1] == ["Downloading"] and len(words) > 3:
         return "downloading " + "-".join(words[1].split("-")[:2]) + " " + " ".join(words[2:4])
-    if words[:1] == ["Collecting"]:
+    if words[:1] == ["Collecting"] and len(words) > 1:
         return f"looking for {words[1]}"
     if words[:2] == ["Installing", "collected"]:
         return f"unpacking {len(words) - 3} packages"

@@ -1,4 +1,4 @@
-"""The project on another machine: what is built and installed, and which versions; no call that only some systems have."""
+"""The project on another machine: what is built and installed, in which versions; no call that Windows lacks."""
 
 import ast
 import os
@@ -35,18 +35,8 @@ def wheel(tmp_path_factory) -> Path:
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy)
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--quiet",
-        "--no-deps",
-        "--no-build-isolation",
-        "--wheel-dir",
-        copy,
-    ]
-    subprocess.run([*command, copy], check=True)
+    flags = ["--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", copy]
+    subprocess.run([sys.executable, "-m", "pip", "wheel", *flags, copy], check=True)
     (built,) = copy.glob("*.whl")
     return built
 
@@ -86,20 +76,7 @@ def test_that_program_uses_each_public_name():
     assert public - used == set()
 
 
-POSIX_MODULES = {
-    "crypt",
-    "fcntl",
-    "grp",
-    "nis",
-    "posix",
-    "pty",
-    "pwd",
-    "readline",
-    "resource",
-    "syslog",
-    "termios",
-    "tty",
-}
+POSIX_MODULES = {"fcntl", "grp", "posix", "pty", "pwd", "readline", "resource", "syslog", "termios", "tty"}
 POSIX_CALLS = {
     *("os.fork", "os.getuid", "os.geteuid", "os.killpg", "os.setsid", "os.uname", "os.mkfifo", "os.sched_getaffinity"),
     *("os.sysconf", "os.wait", "os.getpgid", "os.O_DIRECTORY", "os.O_NOFOLLOW", "os.getloadavg", "os.statvfs"),
@@ -174,11 +151,7 @@ def fake_pip(tmp_path, monkeypatch, lines: list[str], status: int = 0) -> None:
     monkeypatch.setattr(subprocess, "Popen", lambda command, **named: real([sys.executable, str(program)], **named))
 
 
-PIP = [
-    "Collecting torch>=2.6",
-    "  Downloading torch-2.13.0-cp311-x.whl (887.9 MB)",
-    "  Downloading regex-2-x.whl (1 MB)",
-]
+PIP = ["Collecting torch>=2.6", "  Downloading torch-2.13.0-x.whl (887.9 MB)", "  Downloading regex-2-x.whl (1 MB)"]
 
 
 def test_an_installation_names_its_large_downloads_and_its_end(tmp_path, monkeypatch, capsys):

@@ -2,6 +2,9 @@
 
 import io
 import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from html import escape
 from pathlib import Path
 
@@ -116,14 +119,23 @@ def save_loss_plot(directory: Path) -> None:
 
 def save_figure(fig, path: Path) -> None:
     """Write a figure as a .png, whole or not at all."""
-    with written_whole(path) as aside:
+    with written_whole(path) as aside, signs_may_be_missing():
         fig.savefig(aside, format="png", dpi=110)
+
+
+@contextmanager
+def signs_may_be_missing() -> Iterator[None]:
+    """A sign that the font lacks becomes a box; matplotlib's warning about it would tell a reader nothing."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from", UserWarning)
+        yield
 
 
 def svg(fig) -> str:
     """A figure as an <svg> element to put into a page."""
     buffer = io.StringIO()
-    fig.savefig(buffer, format="svg")
+    with signs_may_be_missing():
+        fig.savefig(buffer, format="svg")
     text = buffer.getvalue()
     return text[text.index("<svg") :]
 
