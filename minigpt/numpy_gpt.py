@@ -254,52 +254,35 @@ class NumpyGPT:
         return gradients
 
 
-def adamw(parameters: Arrays, gradients: Arrays, moments: dict, config: TrainConfig, lr: float, count: int) -> Arrays:
-    """The parameters after step `count`, from 1, of AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101, algorithm 2).
-
-    moments: each name's running means of the gradient and of its square; {} at first, and written to.
-    """
-    (beta1, beta2), moved = config.betas, {}
-    for name, parameter in parameters.items():
-        gradient, (mean, square) = gradients[name], moments.get(name, (0.0, 0.0))
-        mean = beta1 * mean + (1 - beta1) * gradient
-        square = beta2 * square + (1 - beta2) * gradient * gradient
-        moments[name] = mean, square
-        decay = config.weight_decay if parameter.ndim >= 2 else 0.0  # matrices are decayed, norms are not
-        # Both means start at 0, so early on they are too small by these factors.
-        direction = mean / (1 - beta1**count) / (np.sqrt(square / (1 - beta2**count)) + config.eps)
-        moved[name] = parameter * (1 - lr * decay) - lr * direction
-    return moved
-
-
 def train(model: NumpyGPT, batches: Callable, config: TrainConfig) -> Iterator:
-    """Train the twin as loop.py trains a PyTorch model: the same batches, schedule, Steps and errors.
+    """Train the twin as loop.py trains a PyTorch model: the same batches, optimizer, schedule, Steps and errors.
 
     ValueError that names a switch which the twin doesn't have: muon, bf16, micro_batches.
     """
+    import torch
+
     from .loop import Step
-    from .optim import learning_rate
+    from .optim import AdamW, clip_gradients, learning_rate
 
     _only(config, optimizer="adamw", precision="fp32", micro_batches=1)
-    moments = {}
+    weights = {name: torch.from_numpy(array) for name, array in model.parameters.items()}  # the arrays' own memory
+    optimizer = AdamW(weights, config.betas, config.eps, config.weight_decay)
     for step in range(config.steps):
         started, batch = time.perf_counter(), batches(step)
 
-        # forward and backward
+        # forward and backward by hand
         logits, cache = model.forward(batch.inputs.numpy())
         loss, of_loss = cross_entropy(logits, batch.targets.numpy())
         gradients = model.backward(cross_entropy_backward(of_loss), cache)
 
-        # clip: all gradients together are no longer than config.clip
-        norm = math.sqrt(sum(float((gradient**2).sum()) for gradient in gradients.values()))
+        # hand the gradients to optim.py, which moves the weights in place
+        for name, weight in weights.items():
+            weight.grad = torch.from_numpy(gradients[name])
+        norm = clip_gradients([weight.grad for weight in weights.values()], config.clip)
         if not math.isfinite(loss + norm):
             raise FloatingPointError(f"step {step + 1}: loss {loss}, gradient norm {norm}; try a smaller learning rate")
-        if norm > config.clip:
-            gradients = {name: gradient * (config.clip / norm) for name, gradient in gradients.items()}
-
-        # move the weights
         lr = config.lr * learning_rate(step, config)
-        model.parameters = adamw(model.parameters, gradients, moments, config, lr, step + 1)
+        optimizer.step(lr, step + 1)
         yield Step(step + 1, loss, lr, norm, batch.learnt(), time.perf_counter() - started)
 
 
