@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from numbers import Integral
 
@@ -119,8 +120,8 @@ class TrainConfig:
         _check(self, ["weight_decay"], lambda rate: 0 <= rate < math.inf, "at least 0, and finite")
         _check(self, ["final_lr"], lambda share: 0 <= share <= 1, "at least 0 and at most 1, a share of lr")
         _check(self, ["betas"], lambda pair: len(pair) == 2 and all(0 <= b < 1 for b in pair), "two numbers in [0, 1)")
-        choices = dict(schedule=("linear", "cosine"), optimizer=("adamw", "muon"), precision=("fp32", "bf16", "auto"))
-        _check_choices(self, **choices)
+        _check_choices(self, schedule=("linear", "cosine"), optimizer=("adamw", "muon"))
+        _check_choices(self, precision=("fp32", "bf16", "auto"))
 
 
 _whole = lambda size: isinstance(size, Integral) and not isinstance(size, bool)
@@ -131,12 +132,10 @@ POSITIVE = lambda number: 0 < number < math.inf, "above 0, and finite"
 def _check(config: object, names: Sequence[str], fits: Callable, rule: str) -> None:
     for name in names:
         value = getattr(config, name)
-        try:
-            right = fits(value)
-        except TypeError:  # a text for a number, say
-            right = False
-        if not right:
-            raise ValueError(f"{name}={value!r}: must be {rule}")
+        with suppress(TypeError):  # a text for a number, say
+            if fits(value):
+                continue
+        raise ValueError(f"{name}={value!r}: must be {rule}")
 
 
 def _check_choices(config: object, **choices: tuple) -> None:

@@ -30,14 +30,12 @@ class Batch:
     @classmethod
     def from_rows(cls, inputs: list, targets: list) -> "Batch":
         """Pad rows of unequal length on the right: inputs with 0, targets with IGNORE."""
-        longest = max(len(row) for row in inputs)
-        both = []
-        for rows, padding in ((inputs, 0), (targets, IGNORE)):
-            padded = np.full((len(rows), longest), padding, np.int64)  # (B, T)
-            for i, row in enumerate(rows):
-                padded[i, : len(row)] = row
-            both.append(torch.from_numpy(padded))
-        return cls(*both)
+        shape = len(inputs), max(map(len, inputs))  # (B, T)
+        x, y = np.zeros(shape, np.int64), np.full(shape, IGNORE, np.int64)
+        for i, (ids, next_ids) in enumerate(zip(inputs, targets)):
+            x[i, : len(ids)] = ids
+            y[i, : len(next_ids)] = next_ids
+        return cls(torch.from_numpy(x), torch.from_numpy(y))
 
     def learnt(self) -> int:
         """How many targets are learnt: what the loss is divided by."""

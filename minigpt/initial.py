@@ -13,15 +13,11 @@ def initialise(model: nn.Module) -> None:
     Radford et al. 2019, section 2.3.
     """
     for name, parameter in model.named_parameters():
-        if parameter.ndim == 2:
-            nn.init.normal_(parameter, std=_standard_deviation(name, model.config))
-        elif name.endswith("bias"):
+        if name.endswith("bias"):
             nn.init.zeros_(parameter)
-
-
-def _standard_deviation(name: str, config) -> float:
-    if name.endswith(("output.weight", "down.weight")):
-        return STD / (2 * config.n_layers) ** 0.5
-    if "embedding" in name or name == "head.weight":
-        return min(STD, 4 / config.d_model)
-    return STD
+        elif name.endswith(("output.weight", "down.weight")):
+            nn.init.normal_(parameter, std=STD / (2 * model.config.n_layers) ** 0.5)
+        elif "embedding" in name or name == "head.weight":
+            nn.init.normal_(parameter, std=min(STD, 4 / model.config.d_model))
+        elif parameter.ndim == 2:
+            nn.init.normal_(parameter, std=STD)

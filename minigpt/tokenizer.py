@@ -124,17 +124,12 @@ class Tokenizer:
         if not isinstance(special_tokens, dict):
             special_tokens = several(special_tokens, "special_tokens")
             special_tokens = {name: len(tokens) + i for i, name in enumerate(special_tokens)}
-        if start is None:
-            start = [special_tokens[end]] if end in special_tokens else []
+        ends = [special_tokens[end]] if end in special_tokens else []
 
-        self.tokens = tokens
-        self.special = special_tokens
-        self.split = split
-        self.end = end
-        self.start = list(start)
-        self.end_ids = tuple(dict.fromkeys([*([special_tokens[end]] if end in special_tokens else []), *end_ids]))
-        self.chat_template = chat_template
-        self.names = names or {}
+        self.tokens, self.special = tokens, special_tokens
+        self.split, self.end, self.chat_template, self.names = split, end, chat_template, names or {}
+        self.start = ends if start is None else list(start)
+        self.end_ids = tuple(dict.fromkeys([*ends, *end_ids]))
         self.vocab_size = max([len(tokens), *(i + 1 for i in special_tokens.values())])
 
     def __repr__(self) -> str:

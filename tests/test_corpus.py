@@ -13,7 +13,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from minigpt import Tokenizer, corpus, read_tokens
-from minigpt.corpus import Piece, cut_documents, part_of, read_corpus, split
+from minigpt.corpus import Piece, part_of, split
+from minigpt.files import text_files
+from minigpt.files.text_files import cut_documents, read_corpus
 from minigpt.files.tokenizer_json import SPLIT_DIGITS
 from minigpt.tokenizer import END, SPLIT
 from scripts.support.pretraining import prepare
@@ -47,7 +49,7 @@ def joined(pieces) -> list[str]:
 @example("a b\n\n", 1)
 def test_pieces_join_to_the_documents_however_a_file_is_read(text, block):
     blocks = [text[i : i + block] for i in range(0, len(text), block)]
-    with mock.patch("minigpt.corpus.BLOCK", block):
+    with mock.patch("minigpt.files.text_files.BLOCK", block):
         assert joined(cut_documents(blocks)) == whole_documents(text)
 
 
@@ -62,7 +64,7 @@ def test_pieces_join_to_the_documents_however_a_file_is_read(text, block):
 def test_the_ids_of_a_long_document_cut_in_pieces_are_those_of_the_whole(split, text, block):
     across = [b".\n", b"'\n", b"..", b",."]  # a wrong cut would keep one of these from being made
     tok = Tokenizer([*Tokenizer.train(TEXTS, 300).tokens, *across], split=split)
-    with mock.patch("minigpt.corpus.BLOCK", block):
+    with mock.patch("minigpt.files.text_files.BLOCK", block):
         pieces = list(cut_documents([text[i : i + block] for i in range(0, len(text), block)]))
     assert [i for piece in pieces for i in tok.encode(piece.text)] == [
         i for document in whole_documents(text) for i in tok.encode(document)
@@ -73,7 +75,7 @@ def test_a_long_document_is_never_held_whole():
     for text in (" lower, low", "你好，你好。\n"):
         pieces = list(cut_documents(text * 1000 for _ in range(100)))
         assert len(pieces) > 1
-        assert max(len(piece.text) for piece in pieces) <= 2 * corpus.BLOCK
+        assert max(len(piece.text) for piece in pieces) <= 2 * text_files.BLOCK
 
 
 def split_in_memory(documents: list[str]) -> tuple[list[str], list[str]]:
@@ -89,7 +91,7 @@ def split_in_memory(documents: list[str]) -> tuple[list[str], list[str]]:
 @given(text=st.text("ab ", min_size=2, max_size=30), block=st.integers(1, 12))
 def test_a_split_is_the_same_whether_documents_come_whole_or_in_pieces(count, text, block):
     written = [f"{text}x{i}" for i in range(count)]
-    with mock.patch("minigpt.corpus.BLOCK", block):
+    with mock.patch("minigpt.files.text_files.BLOCK", block):
         pieces = list(cut_documents(iter(END.join(written))))
     documents = whole_documents(END.join(written))
     for part, expected in zip(("train", "val"), split_in_memory(documents)):
@@ -103,7 +105,7 @@ def test_a_file_cut_in_pieces_gives_the_token_files_of_the_whole_text(tmp_path, 
     (tmp_path / "text.txt").write_text(text + END + text[::-1], encoding="utf-8")
     written = []
     for name, block in (("whole", 10**6), ("pieces", 100)):
-        monkeypatch.setattr(corpus, "BLOCK", block)
+        monkeypatch.setattr(text_files, "BLOCK", block)
         texts = read_corpus([str(tmp_path / "*.txt")])
         assert all(piece.begins for piece in texts) == (name == "whole")
         tok = prepare(texts, tmp_path / name, 400, 16)
@@ -160,8 +162,8 @@ def test_a_part_shorter_than_one_context_is_refused_before_anything_is_written(t
 def test_text_without_a_place_to_cut_is_read_in_linear_time():
     def seconds(blocks: int) -> float:
         started = time.perf_counter()
-        (piece,) = cut_documents("a" * corpus.BLOCK for _ in range(blocks))
-        assert len(piece.text) == blocks * corpus.BLOCK
+        (piece,) = cut_documents("a" * text_files.BLOCK for _ in range(blocks))
+        assert len(piece.text) == blocks * text_files.BLOCK
         return time.perf_counter() - started
 
     assert seconds(160) < 15  # 10 MB, in about half a second where nothing else runs; the old scan took minutes
@@ -199,7 +201,7 @@ def test_a_document_of_50_megabytes_takes_linear_time_and_no_more_memory_than_a_
 @given(st.lists(st.sampled_from(["aaaaaaa", "<|endof", "text|>", " b", "\n"]), max_size=30), st.integers(1, 40))
 def test_a_separator_is_found_in_text_without_a_place_to_cut(parts, block):
     text = "".join(parts)
-    with mock.patch("minigpt.corpus.BLOCK", block):
+    with mock.patch("minigpt.files.text_files.BLOCK", block):
         found = joined(cut_documents(text[i : i + block] for i in range(0, len(text), block)))
     assert found == whole_documents(text)
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from minigpt.corpus import Piece, read_corpus
+from minigpt.corpus import Piece
+from minigpt.files.text_files import read_corpus
 from scripts import finetune, pretrain, toyworld
 from scripts.playground.views import knob_milliseconds
 from scripts.support import comparison

@@ -4,7 +4,7 @@ import argparse
 import math
 import shutil
 import statistics
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -25,9 +25,10 @@ from minigpt import (
     token_batches,
     train,
 )
-from minigpt.corpus import Piece, learn_vocabulary, read_corpus, require_length, split, write_token_files
+from minigpt.corpus import Piece, learn_vocabulary, part_of, split, write_token_files
 from minigpt.data import Batches
 from minigpt.fast import processes
+from minigpt.files.text_files import read_corpus
 from minigpt.files.tokenizer_json import to_json
 from minigpt.files.writing import write_text
 from scripts.support.run_directory import refuse_existing, save_anew
@@ -65,6 +66,18 @@ def prepare(corpus: Iterable[Piece], directory: Path, vocab_size: int, context_l
     write_token_files(directory, tok, corpus, borders, show_reading)
     print(f"  {len(borders):,} documents, a vocabulary of {tok.vocab_size} tokens")
     return tok
+
+
+def require_length(tok: Tokenizer, corpus: Iterable[Piece], borders: Sequence[int], context_length: int) -> None:
+    """ValueError when the training or the validation text is shorter than one context."""
+    for part, name in (("train", "training"), ("val", "validation")):
+        found = 0
+        for piece in part_of(corpus, borders, part):
+            found += len(tok.encode(piece.text))
+            if found > context_length:
+                break
+        else:
+            raise ValueError(f"the {name} text has {found} tokens, fewer than one context of {context_length}")
 
 
 def pretrain(
