@@ -64,8 +64,9 @@ def learn_vocabulary(corpus: Iterable[Piece], borders: Sequence[int], vocab_size
 
 
 def write_token_files(
-    directory: Path, tok: Tokenizer, corpus: Iterable[Piece], borders: Sequence[int], show: Callable
-) -> None:
+    directory: Path, tok: Tokenizer, corpus: Iterable[Piece], borders: Sequence[int],
+    show: Callable = lambda pieces, name: pieces,
+) -> None:  # fmt: skip
     """Write train.npy and val.npy; show(pieces, name) passes a file's pieces on and may show how far they are."""
     directory.mkdir(parents=True, exist_ok=True)
     for part in ("train", "val"):
