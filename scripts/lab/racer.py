@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from minigpt import GPT, Batch, GPTConfig, TrainConfig, evaluate, train
-from minigpt.corpus import read_blocks, read_corpus
 from minigpt.data import Batches
+from minigpt.files.text_files import read_blocks, read_corpus
 from minigpt.model import Norm
 from scripts.support.terminal import show_progress
 
