@@ -157,6 +157,34 @@ def test_a_template_that_leaves_the_system_message_out_is_refused():
         encode_conversation(tok, [Message("system", "Be brief."), Message("user", "Hi")])
 
 
+def test_of_two_special_tokens_that_begin_alike_the_longer_one_counts_in_a_template_and_in_a_message():
+    template = CHATML.replace("<|im_end|>", "<|im_end|>>")
+    tok = made(["<|im_start|>", "<|im_end|>", "<|im_end|>>"], template, end="<|im_end|>", start=[])
+    messages = [Message("user", "a <|im_end|>> b <|im_end|>"), Message("assistant", "OK")]
+    ids, learn = encode_conversation(tok, messages)
+    assert [i for i in ids if i > 255] == [256, 258] * 3
+    assert tok.decode(ids).count("a <|im_end|>> b <|im_end|><|im_end|>>") == 1
+    assert [i for i, is_learnt in zip(ids, learn) if is_learnt] == [*b"OK", 258]
+
+
+def test_what_a_template_makes_of_texts_and_lists_is_what_jinja2_makes_of_them():
+    jinja2 = pytest.importorskip("jinja2")
+    from sft.files.sandbox import render
+
+    source = (
+        "{{ 'a-b-a' | replace('a', 'xy') }} {{ 'a-b' | replace('', '.') }} {{ 'abc' | join('-') }} "
+        "{{ ['a', 1] | join(', ') }} {{ (1, 2) | join }} {{ messages | map(attribute='role') | join('|') }} "
+        "{{ messages | selectattr('role', 'equalto', 'user') | list | length }} {{ [3, 1, 2] | sort | join }} "
+        "{{ 'Ab' | upper ~ 'Ab' | lower }} {{ 7 % 4 }} {{ 2 * 3 + 1 }} {{ {'b': 1, 'a': [true, none]} | tojson }} "
+        "{% for a in range(5) %}{% if a == 3 %}{% break %}{% endif %}{{ a }}{% endfor %} "
+        "{{ ' a '.strip().replace('a', 'b').split('b') | length }}"
+    )
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo"}]
+    plain = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+    plain.filters["tojson"] = lambda value: json.dumps(value)
+    assert render(source, messages) == plain.from_string(source).render(messages=messages)
+
+
 HOSTILE = {
     "too long": CHATML + " " * 2_000_000,
     "loops": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",

@@ -6,7 +6,7 @@ import os
 import pytest
 import torch
 from conftest import tiny
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
@@ -55,6 +55,11 @@ def test_a_run_directory_holds_safetensors_and_json_only(directory):
         "tokenizer.json",
         "tokenizer_config.json",
     ]
+
+
+def test_weights_say_that_they_are_pytorchs(directory):
+    with safe_open(directory / "model.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt"}  # which older versions of transformers require
 
 
 def test_a_tokenizer_comes_back_with_its_model(directory, tok):

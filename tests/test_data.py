@@ -173,6 +173,8 @@ def test_a_number_that_cuts_no_batch_is_refused(name, value):
     sizes = {"context_length": 8, "batch_size": 2} | {name: value}
     with pytest.raises(ValueError, match=f"{name}={value}: must be a whole number from 1"):
         token_batches(short_documents(5), END, **sizes)
+    with pytest.raises(ValueError, match=f"{name}={value}: must be a whole number from 1"):
+        next(all_batches(short_documents(5), END, **sizes))
 
 
 @pytest.mark.parametrize("ids", [[100], [-1], [1.5], [2**40]], ids=str)

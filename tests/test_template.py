@@ -46,6 +46,22 @@ def test_exactly_the_responses_and_their_end_tokens_are_learnt(tok, turns, syste
     assert ids[first - 1] == tok.special[RESPONSE]  # the first target is predicted from here
 
 
+@pytest.mark.parametrize("start", [[], [256]], ids=str)
+def test_chatml_laid_out_by_hand(start):
+    tok = Tokenizer([bytes([byte]) for byte in range(256)], ["<s>", "<|im_start|>", "<|im_end|>"], end="<s>", start=[])
+    tok.start = start  # [256]: it begins each text with "<s>", which is its end, too: so a conversation has it already
+    other = Tokenizer(tok.tokens, [*tok.special, "</s>"], end="</s>", start=start)
+    messages = conversation([("Where?", "In Oslo."), ("Who?", "Ada")], "Be brief.")
+    for each, begins in ((tok, ""), (other, "<s>" if start else "")):
+        ids, learn = encode_conversation(each, messages)
+        assert each.decode(ids) == (
+            f"{begins}<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWhere?<|im_end|>\n"
+            "<|im_start|>assistant\nIn Oslo.<|im_end|>\n<|im_start|>user\nWho?<|im_end|>\n"
+            "<|im_start|>assistant\nAda<|im_end|>"
+        )
+        assert each.decode(learnt(ids, learn)) == "In Oslo.<|im_end|>Ada<|im_end|>"
+
+
 @given(turns, st.one_of(st.none(), texts))
 def test_no_text_opens_or_ends_a_turn(tok, turns, system):
     ids, _ = encode_conversation(tok, conversation(turns, system))
