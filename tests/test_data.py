@@ -177,6 +177,15 @@ def test_a_number_that_cuts_no_batch_is_refused(name, value):
         next(all_batches(short_documents(5), END, **sizes))
 
 
+def test_without_a_vocabulary_ids_are_those_that_fit_into_32_bits(tmp_path):
+    for last in (2**32 - 1, 2**32):
+        np.save(tmp_path / "a.npy", np.array([0, last], dtype=np.uint64))
+        if last < 2**32:
+            assert read_tokens(tmp_path / "a.npy").tolist() == [0, last]
+    with pytest.raises(ValueError, match=r"a\.npy: ids from 0 to 4294967296: must be from 0 to 4294967295"):
+        read_tokens(tmp_path / "a.npy")
+
+
 @pytest.mark.parametrize("ids", [[100], [-1], [1.5], [2**40]], ids=str)
 def test_ids_outside_of_the_vocabulary_are_not_written(tmp_path, ids):
     with pytest.raises(ValueError, match=r"a\.npy: "):
