@@ -46,7 +46,7 @@ def train(
     model: nn.Module, batches: Batches, config: TrainConfig, state: TrainState | None = None,
     compiled: nn.Module | None = None,
 ) -> Iterator[Step]:  # fmt: skip
-    """Train the model in place, yielding a Step after each update until config.steps are done.
+    """Train the model in place: each Step that is asked for is one update, until config.steps are done.
 
     batches: step (from 0) -> Batch. state: of an earlier run, to continue it, or a fresh one to be filled. compiled:
     torch.compile(model), to compute the logits faster. Frozen and unused parameters stay as they are. ValueError for a

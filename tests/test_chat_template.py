@@ -136,6 +136,10 @@ def test_a_begin_token_is_there_in_training_and_in_asking_alike():
         ("{% if messages[0].role == 'system' %}{{ messages[0].content }}{% endif %}", "leaves out .* the user says"),
         ("{{ bos_token }}{{ '<|im_start|>' }}", "leaves out or changes what the user says"),
         (CHATML.replace("m['content']", "m['content'] | upper"), "leaves out or changes what the user says"),
+        (
+            CHATML.replace("m['content'] +", "(m['content'] | upper if m.role == 'assistant' else m['content']) +"),
+            "leaves out or changes what the assistant says",
+        ),
         (CHATML.replace("assistant\n", "assistant\n<think>"), "lays a question out differently once it is answered"),
         ("{% if %}", "can't be read"),
         ("{{ messages | nothing }}", "No filter named 'nothing'"),

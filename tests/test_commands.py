@@ -1,6 +1,7 @@
 """Commands in rough hands: any text, any terminal, two at once, a kill at any moment. `make` itself is run here."""
 
 import ast
+import io
 import json
 import os
 import re
@@ -344,6 +345,19 @@ def test_tokens_of_any_model_and_of_gpt2_are_shown_and_a_pipe_is_not_read(monkey
     (model_directory / "tokenizer.json").unlink()
     os.mkfifo(model_directory / "tokenizer.json")
     refuses(monkeypatch, capsys, "must be a file", tokens, "--text", "Ada", "--model", model_directory)
+
+
+class Screen(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_comparison_shows_how_far_it_is(monkeypatch, capsys, tmp_path, model_directory):
+    looks = ["--prompt", "a", "--model", model_directory, "--runs", 2, "--max-new-tokens", 3]
+    for screen, shown in ((Screen(), True), (io.StringIO(), False)):
+        monkeypatch.setattr(sys, "stderr", screen)
+        assert call(monkeypatch, compare, *looks, "--out", tmp_path / str(shown)) == 0
+        assert ("continue:" in screen.getvalue()) == shown
 
 
 def test_an_error_line_is_short(monkeypatch, capsys):

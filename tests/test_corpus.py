@@ -216,6 +216,15 @@ def test_a_file_is_found_by_its_name_before_it_is_read_as_a_pattern(tmp_path):
     assert len(list(read_corpus([str(tmp_path / "*.txt")]))) == 2
 
 
+def test_an_empty_file_is_named(tmp_path):
+    for name, content in (("a.txt", ""), ("b.txt", "\n\n"), ("c.txt", END)):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(ValueError, match=f"{name}: the file is empty, it must hold text"):
+            list(read_corpus([tmp_path / name]))
+    (tmp_path / "d.txt").write_text("low")
+    assert [piece.text for piece in read_corpus([tmp_path / "d.txt"])] == ["low"]
+
+
 def test_what_is_no_file_or_a_single_name_is_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for wrong in (tmp_path, tmp_path / "pipe", "/dev/zero"):

@@ -163,6 +163,15 @@ def test_a_run_resumed_in_a_new_process_is_the_whole_run_bit_for_bit(tmp_path):
         assert_close(loaded.moments, state.moments, rtol=0, atol=0)
 
 
+def test_each_step_is_an_update_at_the_moment_when_it_is_asked_for():
+    model, batch = tiny(), batches(0)
+    before = weights(model)
+    steps = train(model, lambda step: batch, plan(2, warmup=0))
+    assert_close(weights(model), before, rtol=0, atol=0)
+    next(steps)
+    assert not torch.equal(model.token_embedding.weight, before["token_embedding.weight"])
+
+
 def test_a_finished_run_has_nothing_left_to_resume():
     model, state = tiny(), TrainState()
     run(model, plan(3), state)

@@ -11,7 +11,7 @@ from scripts.support.measuring.answers import as_text
 from scripts.support.measuring.distribution import entropy, kept
 from scripts.support.measuring.repetition import distinct2, repetition
 from scripts.support.strategies import NEW_TOKENS, STRATEGIES, TASKS
-from scripts.support.terminal import table
+from scripts.support.terminal import show_each, table
 from sft import end_ids
 
 TOP_K = STRATEGIES["top_k"].arguments["top_k"]
@@ -32,10 +32,11 @@ def trace(model, tok, prompt: str, *, look_at: str, seed: int = 0, runs: int = 2
     looked_at = as_text(tok, look_at)
     growing = beginnings + [look_at + best for best in best_paths(model, tok, looked_at)]
 
+    each = show_each(STRATEGIES, "continue")
     return {
         "prompt": prompt,
         "look_at": look_at,
-        "continuations": [compare(endless, tok, ids, name, seed, runs, new_tokens) for name in STRATEGIES],
+        "continuations": [compare(endless, tok, ids, name, seed, runs, new_tokens) for name in each],
         "next_token": next_token(model, tok, looked_at),
         "kept": kept_after(model, tok, growing),
         "kept_by_step": kept_by_step(endless, ids, seed, new_tokens),

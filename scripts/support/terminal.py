@@ -71,6 +71,13 @@ def show_progress(steps: Iterable, total: int, what: str, done: int = 0) -> Iter
             yield step
 
 
+def show_each(items: Iterable, what: str) -> Iterator:
+    """Pass items on, with a progress bar that counts them."""
+    from tqdm import tqdm
+
+    yield from tqdm(items, desc=what, disable=None, leave=False)
+
+
 def show_reading(pieces: Iterable, name: str) -> Iterator:
     """Pass the pieces of a corpus on, with a progress bar that counts their characters."""
     from tqdm import tqdm
