@@ -92,9 +92,7 @@ def accumulate_gradients(forward: nn.Module, batch: Batch, config: TrainConfig) 
     """
     tokens, loss = batch.learnt(), 0.0
     for piece in batch.split(config.micro_batches):
-        with autocast(batch.inputs.device, config.precision):
-            logits = forward(piece.inputs)
-        piece_loss = cross_entropy(logits, piece.targets, IGNORE, "sum") / tokens
+        piece_loss = summed_loss(forward, piece, config.precision) / tokens
         piece_loss.backward()
         loss += piece_loss.item()
     return loss
@@ -111,14 +109,20 @@ def evaluate(model: nn.Module, batches: Iterable[Batch], precision: str = "fp32"
     total, tokens = 0.0, 0
     for batch in batches:
         batch = batch.to(device)
-        with autocast(device, precision):
-            logits = model(batch.inputs)
-        total += cross_entropy(logits, batch.targets, IGNORE, "sum").item()
+        total += summed_loss(model, batch, precision).item()
         tokens += batch.learnt()
     model.train(was_training)
     if tokens == 0:
         raise ValueError("nothing to evaluate: the batches hold no target")
     return total / tokens
+
+
+def summed_loss(forward: nn.Module, batch: Batch, precision: str) -> Tensor:
+    """The sum of the batch's losses in nats, with matrix products in the type that `product_dtype` says."""
+    device = batch.inputs.device
+    with torch.autocast(device.type, torch.bfloat16, enabled=product_dtype(device, precision) == torch.bfloat16):
+        logits = forward(batch.inputs)
+    return cross_entropy(logits, batch.targets, IGNORE, "sum")
 
 
 def restore(optimizers: list[tuple], state: TrainState, config: TrainConfig) -> None:
@@ -129,11 +133,6 @@ def restore(optimizers: list[tuple], state: TrainState, config: TrainConfig) -> 
     for name, saved in state.moments.items():
         moments[name].copy_(saved)
     state.moments = moments
-
-
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Matrix products in bfloat16, if `product_dtype` says so."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=product_dtype(device, precision) == torch.bfloat16)
 
 
 def product_dtype(device: torch.device, precision: str) -> torch.dtype:

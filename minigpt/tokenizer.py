@@ -207,12 +207,7 @@ class Tokenizer:
 
     def decode_stream(self, ids: Iterable[int]) -> Iterator[str]:
         """The pieces of `decode(ids)`, each as soon as it is certain: a character split over tokens comes out whole."""
-        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        for i in ids:
-            if piece := decoder.decode(self.token_bytes(i)):
-                yield piece
-        if rest := decoder.decode(b"", final=True):
-            yield rest
+        return codecs.iterdecode(map(self.token_bytes, ids), "utf-8", errors="replace")
 
     def token_bytes(self, i: int) -> bytes:
         """The bytes of one id, an ordinary or a special one. ValueError for an id that no token has."""
