@@ -72,6 +72,7 @@ def as_rows(name: str, rows: Iterable[Ids], V: float = math.inf) -> list[list[in
 
 def as_prompts(model, prompts: Iterable[Ids]) -> list[list[int]]:
     """Rows of ids as lists of ints; none may be empty, or fill the model's window."""
+    expect(hasattr(model, "prefill"), "model", type(model).__name__, "one with prefill, as decoding.uncached makes")
     found = as_rows("prompt", prompts, getattr(model, "vocab_size", None) or math.inf)
     for row, ids in enumerate(found):
         expect(len(ids) > 0, f"prompt of row {row}", ids, "a list of at least one id")

@@ -300,6 +300,30 @@ def test_buffers_are_saved_too_but_for_those_that_a_model_makes_itself(tmp_path)
         load_checkpoint(tmp_path, tiny())
 
 
+@pytest.mark.parametrize(
+    "state", [{}, {"step": 1}, {"settings": {}}, {"step": "1", "settings": {}}, {"step": 1, "settings": []}], ids=str
+)
+def test_a_state_that_lacks_what_is_needed_is_refused_even_where_its_hash_is_right(tmp_path, state):
+    saved_run(tmp_path, [1])
+    path = tmp_path / "checkpoints" / "step-1"
+    (path / "state.json").write_text(json.dumps(state))
+    hashes = {name: checkpoint.file_hash(path / name) for name in checkpoint.FILES}
+    (path / "sha256.json").write_text(json.dumps(hashes))
+    for settings in (None, {"lr": 0.1}):
+        with pytest.raises(ValueError, match=r"state\.json: must hold the number of a step"):
+            load_checkpoint(tmp_path, tiny(), settings)
+
+
+@pytest.mark.parametrize("name", checkpoint.FILES)
+def test_a_pipe_in_a_checkpoint_is_never_read(tmp_path, name):
+    saved_run(tmp_path, [1])
+    path = tmp_path / "checkpoints" / "step-1" / name
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(ValueError, match=f"{path}: is missing"):
+        load_checkpoint(tmp_path, tiny())
+
+
 def stacked(weights: dict) -> dict:
     """Weights as an earlier version named them: query, key and value in one matrix, and gate and up in another."""
     joined = {}

@@ -66,6 +66,19 @@ def test_a_model_with_forward_only_decodes_as_with_its_cache_and_keeps_its_mode(
     assert (len(full[0].ids), full[0].stop) == (2, "context")
 
 
+def test_a_model_with_forward_only_is_told_of_its_bridge():
+    model = torch.nn.Sequential(torch.nn.Embedding(5, 5))
+    settings = dict(max_new_tokens=2, seed=0)
+    for decode in (
+        lambda: generate(model, [[1]], **settings),
+        lambda: list(stream(model, [1], **settings)),
+        lambda: beam_search(model, [1], width=2, max_new_tokens=2),
+    ):
+        with pytest.raises(ValueError, match=r"model is 'Sequential'; expected .*decoding\.uncached"):
+            decode()
+    assert len(generate(uncached(model), [[1]], **settings)[0].ids) == 2
+
+
 def test_a_function_is_a_model_too():
     counts = uncached(lambda ids: torch.nn.functional.one_hot((ids + 1) % 5, 5).double())
     assert generate(counts, [[0]], max_new_tokens=3, temperature=0)[0].ids == [1, 2, 3]

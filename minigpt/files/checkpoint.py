@@ -62,6 +62,8 @@ def load_checkpoint(
     """
     path = _find(run, step)
     content = read_json(path / "state.json")
+    if type(content.get("step")) is not int or not isinstance(content.get("settings"), dict):
+        raise ValueError(f"{path / 'state.json'}: must hold the number of a step and an object of settings")
     weights, moments = (
         {name: tensor.read() for name, tensor in read_tensors(path / file).items()} for file in FILES[:2]
     )
@@ -122,7 +124,7 @@ def _find(run: Path | str, step: int | None) -> Path:
 def _check_whole(checkpoint: Path) -> None:
     """ValueError unless each file of a checkpoint is, byte for byte, what was written."""
     for name in ("sha256.json", *FILES):
-        if not (checkpoint / name).exists():
+        if not (checkpoint / name).is_file():
             raise ValueError(f"{checkpoint / name}: is missing")
     hashes = read_json(checkpoint / "sha256.json")
     for name in FILES:

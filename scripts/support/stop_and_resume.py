@@ -120,7 +120,7 @@ class LossLog:
         if self.path.is_symlink():
             raise ValueError(f"{self.path}: is a link to {self.path.resolve()}; remove it, or choose another OUT=…")
         kept = []
-        if done and self.path.exists():
+        if done and self.path.is_file():
             lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
             kept = [line for line in lines if step_of(line) <= done]
         write_text(self.path, "".join(kept))
