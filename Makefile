@@ -87,11 +87,17 @@ playground: .venv/playground.done $(if $(call given,MODEL),$(if $(filter smollm,
 claims: .venv/test.done  ## the lecture's statements: code, test, measured figure and what measures it; fails if one is missing
 	@$(PY) -m scripts.lab.claims $(MORE)
 
-exercises: .venv/test.done  ## list the exercises: pieces of the source to write again, in the lecture's order
+exercises: .venv/test.done  ## list the exercises, open, tried and solved: pieces of the source to write again
 	@$(PY) -m scripts.exercise
 
 exercise: .venv/test.done  ## TOPIC=top_p: the project without that piece, in exercises/top_p, and how to grade it
 	@$(call needs,TOPIC)$(PY) -m scripts.exercise $(call flag,--topic,TOPIC) $(call switch,--overwrite,OVERWRITE) $(MORE)
+
+grade: .venv/test.done  ## TOPIC=top_p: say what is right and what isn't in exercises/top_p
+	@$(call needs,TOPIC)$(PY) -m scripts.exercise --grade $(call flag,--topic,TOPIC) $(MORE)
+
+hint: .venv/test.done  ## TOPIC=top_p: one more of an exercise's three hints; N=2: the first two
+	@$(call needs,TOPIC)$(PY) -m scripts.exercise --hint $(call flag,--topic,TOPIC) $(call flag,--n,N) $(MORE)
 
 twin: .venv/demo.done  ## STEPS=300: train with PyTorch and with NumPy, and draw both loss curves in one picture
 	$(PY) -m scripts.twin $(call flag,--steps,STEPS) $(call flag,--out,OUT) $(COMMON)

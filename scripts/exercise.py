@@ -1,10 +1,12 @@
 """Exercises made from the shipped source: a copy of the project with one piece taken out, and the tests to grade it.
 
-python -m scripts.exercise --topic top_p
+python -m scripts.exercise --topic top_p          # or --grade, or --hint, for the same topic
 """
 
 import ast
+import json
 import shutil
+import textwrap
 from pathlib import Path
 from typing import NamedTuple
 
@@ -151,25 +153,90 @@ def make(topic: str, directory: Path, overwrite: bool = False) -> Path:
     return directory / exercise.file
 
 
-def grade(topic: str) -> str:
-    return f"(cd exercises/{topic} && MINIGPT_PLAIN=1 ../../.venv/bin/python -m pytest -x {TOPICS[topic].tests})"
+def describe(topic: str) -> str:
+    """The task as text: what to write, its signature and docstring from the source, and the rules for the edges."""
+    from scripts.support.exercises.guide import GUIDES
+
+    exercise = TOPICS[topic]
+    function = find((ROOT / exercise.file).read_text(encoding="utf-8"), exercise.name)
+    signature = f"{exercise.name}({ast.unparse(function.args)})" + (
+        f" -> {ast.unparse(function.returns)}" if function.returns else ""
+    )
+    parts = [f"{exercise.statement}  {exercise.name}: {exercise.task}", signature, ast.get_docstring(function) or ""]
+    if exercise.only:
+        parts.append(f"Only the part that began `{exercise.only}` is missing: look around it for the names in reach.")
+    parts.append("Rules: " + GUIDES[topic].rules)
+    first = GUIDES[topic].cases[0]
+    parts.append(f"For example: {first.code} gives {first.right}")
+    return "\n\n".join("\n".join(fold(part)) for part in parts if part)
 
 
-def main() -> None:
+def fold(text: str) -> list[str]:
+    """Lines of at most 100 characters.
+
+    >>> fold("one two")
+    ['one two']
+    """
+    return [part for line in text.split("\n") for part in textwrap.wrap(line, 100) or [""]]
+
+
+def next_hint(topic: str, directory: Path, number: int | None = None) -> list[str]:
+    """The hints up to a number from 1 to 3; without one, one more than were shown before."""
+    from scripts.support.exercises.guide import GUIDES
+
+    file = directory / "hints.json"
+    shown = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    count = number or min(shown.get(topic, 0) + 1, 3)
+    directory.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(shown | {topic: max(count, shown.get(topic, 0))}), encoding="utf-8")
+    lines = [f"{i} of 3: {hint}" for i, hint in enumerate(GUIDES[topic].hints[:count], 1)]
+    return [part for line in lines for part in fold(line)]
+
+
+def list_topics() -> None:
+    """Print each exercise: whether it is open, tried or solved, and where it is."""
+    from scripts.support.exercises.grading import state
+
+    states = {}
+    for topic, exercise in TOPICS.items():
+        states[topic] = state(exercise, ROOT / "exercises" / topic, f"your turn: {exercise.task}")
+        mark = {"open": " ", "tried": "…", "solved": "✓"}[states[topic]]
+        print(f"{mark} {states[topic]:6}  {exercise.statement:3} {topic:18}  {exercise.file}: {exercise.name}")
+    counts = ", ".join(f"{list(states.values()).count(name)} {name}" for name in ("open", "tried", "solved"))
+    print(f"\n{counts}. make exercise TOPIC=… begins one, make hint TOPIC=… helps, make grade TOPIC=… grades it")
+
+
+def main() -> int | None:
     parser = Parser(__doc__, prog="scripts.exercise")
     parser.add_argument("--topic", help="which one to make (default: list them)")
     parser.add_argument("--overwrite", action="store_true", help="start again where you have already worked")
+    parser.add_argument("--grade", action="store_true", help="grade what you wrote")
+    parser.add_argument("--hint", action="store_true", help="show one more of its three hints")
+    parser.add_argument("--n", type=int, choices=[1, 2, 3], help="with --hint: show the first n")
     args = parser.parse_args()
-    if args.topic is None:
-        for topic, exercise in TOPICS.items():
-            print(f"{exercise.statement}  {topic:18}  {exercise.file}: {exercise.name}")
-            print(f"      {grade(topic)}")
-        print("\nmake exercise TOPIC=… copies the project into exercises/ with that piece taken out")
-        return
-    path = make(args.topic, ROOT / "exercises" / args.topic, args.overwrite)
-    exercise = TOPICS[args.topic]
-    print(f"{exercise.statement}  {exercise.name}: {exercise.task}")
-    print(f"write it in  {path.relative_to(ROOT)}\ngrade it by  {grade(args.topic)}")
+    topic, exercises = args.topic, ROOT / "exercises"
+    if topic is None and (args.grade or args.hint):
+        raise ValueError("--topic is missing: which exercise?")
+    if topic is None:
+        list_topics()
+        return None
+    if topic not in TOPICS:
+        raise ValueError(f"{topic!r} is not a topic; there are {', '.join(TOPICS)}")
+
+    if args.grade:
+        from scripts.support.exercises.grading import grade
+
+        result = grade(topic, TOPICS[topic], exercises / topic)
+        print(
+            "\n".join([*result.lines, f"{topic}: {'solved' if result.solved else 'not yet; make hint TOPIC=' + topic}"])
+        )
+        return None if result.solved else 1
+    if args.hint:
+        print("\n".join(next_hint(topic, exercises, args.n)))
+        return None
+    path = make(topic, exercises / topic, args.overwrite)
+    print(f"{describe(topic)}\n\nwrite it in  {path.relative_to(ROOT)}\ngrade it by  make grade TOPIC={topic}")
+    return None
 
 
 if __name__ == "__main__":

@@ -156,7 +156,7 @@ def beam(model, ids, width, limit=24):
     for _ in range(limit):
         grown = []  # all continuations of all paths, compared with each other
         for new, logprob in live:
-            best = model(torch.tensor([ids + new]))[0, -1].log_softmax(-1).topk(width + 1)
+            best = model(torch.tensor([ids + new]))[0, -1].log_softmax(-1).topk(width)
             grown += [([*new, i], logprob + p) for i, p in zip(best.indices.tolist(), best.values.tolist())]
         grown.sort(key=lambda path: -path[1])
         finished += [path for path in grown[:width] if path[0][-1] == END]

@@ -146,6 +146,8 @@ def test_make_says_in_its_own_words_what_is_missing(course):
         ("tokens", "TEXT"),
         ("ask", "QUESTION"),
         ("exercise", "TOPIC"),
+        ("grade", "TOPIC"),
+        ("hint", "TOPIC"),
     ]:
         done = make(course, target)
         assert done.returncode == 2 and f'make {target} needs {needed}="…"' in done.stderr and not done.stdout

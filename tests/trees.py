@@ -91,6 +91,10 @@ class RandomTree(HistoryModel):
         self.vocab_size, self.seed, self.scale, self.levels = V, seed, scale, levels
         self.context_length = context_length
 
+    def __repr__(self) -> str:
+        probabilities = [round(p, 3) for p in self.next_logits([0]).softmax(-1).tolist()]
+        return f"RandomTree({self.vocab_size}, seed={self.seed}, levels={self.levels}: after 0 {probabilities})"
+
     def next_logits(self, history: list[int]) -> Tensor:
         # hash of a tuple of ints is the same in every process
         generator = torch.Generator().manual_seed(hash((self.seed, *history)) % 2**63)
