@@ -189,6 +189,13 @@ def test_what_a_template_makes_of_texts_and_lists_is_what_jinja2_makes_of_them()
     assert render(source, messages) == plain.from_string(source).render(messages=messages)
 
 
+def test_a_question_that_is_left_out_is_not_found_in_the_answer_after_it():
+    template = CHATML.replace("m['content'] +", "('' if m.role == 'user' and loop.first else m['content']) +")
+    tok = made(IM, template, end="<|im_end|>", start=[])
+    with pytest.raises(ValueError, match="leaves out or changes what the user says"):
+        encode_conversation(tok, [Message("user", "same"), Message("assistant", "same")])
+
+
 HOSTILE = {
     "too long": CHATML + " " * 2_000_000,
     "loops": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
