@@ -41,6 +41,9 @@ nutshell: .venv/demo.done  ## the lecture in one file of 200 lines: train, conti
 test: .venv/test.done  ## all tests except the slow ones
 	$(PY) -m pytest -n auto -m "not slow"
 
+test-slow: .venv/test.done  ## the slow tests
+	$(PY) -m pytest -n auto -m slow --timeout 1200
+
 tokens: .venv/demo.done  ## TEXT="…": how a tokenizer cuts a text
 	@$(call needs,TEXT)$(PY) -m scripts.tokens $(call flag,--text,TEXT) $(call flag,--model,MODEL) $(MORE)
 
@@ -111,9 +114,10 @@ bench: .venv/test.done  ## speeds as ratios to common libraries, measured in one
 race: .venv/test.done  ## DATA=tinyshakespeare.txt: train beside nanoGPT's CPU recipe, to the same loss
 	$(call needs,DATA)$(PY) -m scripts.lab.race $(call flag,--data,DATA) $(call flag,--out,OUT) $(call flag,--steps,STEPS) $(MORE)
 
-lint: .venv/test.done  ## ruff: check and format
+lint: .venv/test.done  ## ruff checks style and format, mypy the types
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m mypy
 
 lines:  ## how long each package is
 	@for p in minigpt decoding sft scripts tests; do printf '%-10s %5s\n' $$p $$(find $$p -name '*.py' | xargs cat | wc -l); done

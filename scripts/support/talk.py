@@ -38,7 +38,7 @@ class Talk:
         self.system = [Message("system", system)] if system is not None else []
         self.turns: list[list[Message]] = []  # each a question and its answer
         self.question: str | None = None  # the last one
-        self.opened_base = None
+        self.opened_base: tuple | None = None
         self.set()
 
     def do(self, line: str) -> None:

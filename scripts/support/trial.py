@@ -60,16 +60,16 @@ def trial(experiment: str, value, *, base: str, world: Path, directory: Path, se
     model.eval()
 
     # after fine-tuning
-    said = decode_greedily(model, tok, [as_question(tok, q["question"]) for q in questions], 40)
-    answers = [text_of(tok, answer).strip() for answer in said]
+    generations = decode_greedily(model, tok, [as_question(tok, q["question"]) for q in questions], 40)
+    answers = [text_of(tok, answer).strip() for answer in generations]
     seen_wordings = [(answer, q["answer"]) for answer, q in zip(answers, questions) if q["phrasing_seen"]]
     other_wordings = [(answer, q["answer"]) for answer, q in zip(answers, questions) if not q["phrasing_seen"]]
     return found | {
         "exact": share(answer == right for answer, right in seen_wordings),
         "unseen": share(answer == right for answer, right in other_wordings),
         "starts": share(answer.startswith(right) for answer, right in seen_wordings),
-        "stopped": share(answer.stop == "eos" for answer in said),
-        "tokens": sum(len(answer.ids) for answer in said) / len(said),
+        "stopped": share(generation.stop == "eos" for generation in generations),
+        "tokens": sum(len(generation.ids) for generation in generations) / len(generations),
         "cloze": cloze(model, tok, questions),
         "text_loss": text_loss(model, tok, text[1], 64),
     }

@@ -5,7 +5,7 @@ from torch import Tensor
 
 def kept(logits: Tensor) -> int:
     """The number of tokens that the filters have left. logits: (V,), -inf where a token is out."""
-    return logits.isfinite().sum().item()
+    return int(logits.isfinite().sum())
 
 
 def entropy(logits: Tensor) -> float:
