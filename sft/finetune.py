@@ -13,16 +13,9 @@ from .files.chat_template import end_ids
 
 
 def fine_tune(
-    model: GPT,
-    tok: Tokenizer,
-    examples: list[Example],
-    config: TrainConfig,
-    *,
-    batch_size: int = 32,
-    loss_on: str = "response",
-    replay: Batches | None = None,
-    state: TrainState | None = None,
-) -> Iterator[Step]:
+    model: GPT, tok: Tokenizer, examples: list[Example], config: TrainConfig, *, batch_size: int = 32,
+    loss_on: str = "response", replay: Batches | None = None, state: TrainState | None = None,
+) -> Iterator[Step]:  # fmt: skip
     """Train a base model in place on demonstrations; returns what `train` does (Ouyang et al. 2022, arXiv:2203.02155).
 
     Only the data differs from pretraining: prompts are masked out in the targets. loss_on="all" learns them too.

@@ -146,11 +146,8 @@ def config_from_disk(content: dict) -> GPTConfig:
 def _rotary(content: dict) -> dict:
     """What a config says of rotary angles. ValueError when two places disagree."""
     found = {}
-    for place in (
-        {"rope_theta": content.get("rope_theta")},
-        content.get("rope_parameters"),
-        content.get("rope_scaling"),
-    ):
+    base = {"rope_theta": content.get("rope_theta")}
+    for place in (base, content.get("rope_parameters"), content.get("rope_scaling")):
         if not isinstance(place, dict | None):
             raise ValueError(f"config.json: the rotary settings are {place!r:.80}; they must be an object with keys")
         for key, value in (place or {}).items():
@@ -227,7 +224,7 @@ def weights_from_disk(
             raise ValueError(f"the tensor {name} has no place in the architecture {family.name}")
     for name, ours in wanted.items():
         height = sum(len(expected[one]) for one in ours)
-        whole = expected[ours[0]].new_empty(height, *expected[ours[0]].shape[1:])
+        whole = expected[ours[0]].new_empty(height, *expected[ours[0]].shape[1:])  # torch.cat loads the compiler
         right = tuple(_turn(whole, name, family).shape)
         if stored[name].shape != right:
             raise ValueError(f"the tensor {name} has shape {stored[name].shape}, and the config asks for {right}")

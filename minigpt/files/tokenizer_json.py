@@ -17,18 +17,10 @@ CHAR_TO_BYTE = {char: byte for byte, char in BYTE_TO_CHAR.items()}
 
 # What else a tokenizer.json may say: the values by which a text gets the same ids as from us.
 ABSENT = [None, False, ""]
-SUPPORTED = dict.fromkeys(
-    [
-        "normalizer",
-        "truncation",
-        "padding",
-        "dropout",
-        "continuing_subword_prefix",
-        "end_of_word_suffix",
-        "byte_fallback",
-    ],
-    ABSENT,
-) | {"type": ["BPE", None]}
+SUPPORTED = {
+    "type": ["BPE", None], "normalizer": ABSENT, "truncation": ABSENT, "padding": ABSENT, "dropout": ABSENT,
+    "continuing_subword_prefix": ABSENT, "end_of_word_suffix": ABSENT, "byte_fallback": ABSENT,
+}  # fmt: skip
 MOST_IDS, MOST_BYTES = 2**22, 1000
 # The patterns that `regex`, tiktoken and `tokenizers` read alike: alternatives of classes, characters and short groups,
 # in which nothing that repeats is repeated. "{1,3}+" is a repeated group for one of them, and greedy for the others.
@@ -44,8 +36,12 @@ def to_json(tok: Tokenizer) -> str:
     """The tokenizer.json of Hugging Face's `tokenizers`, which opens it and agrees on the ids."""
     flags = dict(single_word=False, lstrip=False, rstrip=False, normalized=False, special=True)
     byte_level = dict(type="ByteLevel", add_prefix_space=False, trim_offsets=True, use_regex=tok.split == SPLIT)
-    split = dict(type="Split", pattern={"Regex": _split_to_json(tok.split)}, behavior="Isolated", invert=False)
-    split_first = dict(type="Sequence", pretokenizers=[split, byte_level])
+    before = byte_level
+    if tok.split != SPLIT:  # tiktoken has "{1,3}+" at the end of an alternative where `tokenizers` needs "{1,3}"
+        pattern = checked_split(re.sub(r"(\{[\d,]+\})\+(?=\||$)", r"\1", tok.split))
+        split = dict(type="Split", pattern={"Regex": pattern}, behavior="Isolated", invert=False)
+        before = dict(type="Sequence", pretokenizers=[split, byte_level])
+
     vocab = {_as_text(token): i for i, token in enumerate(tok.tokens) if token}
     merges = _merges(tok)
     whole_words = not {name for name in vocab if len(name) > 1} <= {a + b for a, b in merges}
@@ -55,17 +51,12 @@ def to_json(tok: Tokenizer) -> str:
         "padding": None,
         "added_tokens": [{"id": i, "content": name, **flags} for name, i in tok.special.items()],
         "normalizer": None,
-        "pre_tokenizer": byte_level if tok.split == SPLIT else split_first,
+        "pre_tokenizer": before,
         "post_processor": _start_to_json(tok),
         "decoder": byte_level,
         "model": {"type": "BPE", "ignore_merges": whole_words, "vocab": vocab | tok.special, "merges": merges},
     }
     return json.dumps(content, ensure_ascii=False)
-
-
-def _split_to_json(split: str) -> str:
-    """The pattern as `tokenizers` needs it: with "{1,3}" at the end of an alternative where tiktoken has "{1,3}+"."""
-    return split if split == SPLIT else checked_split(re.sub(r"(\{[\d,]+\})\+(?=\||$)", r"\1", split))
 
 
 def _as_text(token: bytes) -> str:
@@ -130,11 +121,7 @@ def from_json(content: str, end: str = END, chat_template: str | None = None, **
 
 
 def from_vocabulary(
-    vocab: dict[str, int],
-    merges: Iterable[tuple[str, str]],
-    special: dict[str, int],
-    whole_words: bool = False,
-    **other,
+    vocab: dict[str, int], merges: Iterable[tuple[str, str]], special: dict[str, int], whole_words=False, **other
 ) -> Tokenizer:
     """A tokenizer from what files hold: tokens as printable characters, and the pairs that make them, in order.
 
