@@ -168,7 +168,9 @@ def describe(topic: str) -> str:
     parts.append("Rules: " + GUIDES[topic].rules)
     first = GUIDES[topic].cases[0]
     parts.append(f"For example: {first.code} gives {first.right}")
-    return "\n\n".join("\n".join(fold(part)) for part in parts if part)
+    described = "\n\n".join("\n".join(fold(part)) for part in parts if part)
+    helpers = [f"\n    {line}" for line in GUIDES[topic].helpers(first.code)]
+    return described + "".join(["\nwhere", *helpers] if helpers else [])
 
 
 def fold(text: str) -> list[str]:

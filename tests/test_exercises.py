@@ -148,7 +148,19 @@ def test_a_task_states_signature_docstring_rules_and_an_example(topic):
     function = exercise.find((ROOT / piece.file).read_text(encoding="utf-8"), piece.name)
     assert f"{piece.name}({ast.unparse(function.args)})" in words and piece.task in words
     assert "Rules: " + " ".join(GUIDES[topic].rules.split()) in words and "For example: " in words
-    assert all(len(line) <= 110 for line in text.splitlines())
+    assert all(len(line) <= 125 for line in text.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("topic", "helper"),
+    [("beam", "found = lambda"), ("stop", "S = Settings("), ("multinomial", "D = lambda"),
+     ("collation", "rows = Rows("),
+     ("choice", "counts = uncached("), ("top_k", "T, OUT = "), ("kv_cache", "def rest():"), ("bpe_merge", None),
+     ("attention_backward", None)],
+)  # fmt: skip
+def test_what_an_example_uses_is_shown_beside_it(topic, helper):
+    text = exercise.describe(topic)
+    assert f"\n    {helper}" in text.split("For example: ")[1] if helper else "\nwhere" not in text
 
 
 def test_hints_come_one_by_one_or_as_many_as_asked(monkeypatch, capsys, tmp_path):
