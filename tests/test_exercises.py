@@ -275,7 +275,7 @@ def test_a_solution_is_graded_solved_and_a_rarer_mistake_is_told_by_a_test(monke
     file.write_text(shipped.replace("p - ROUNDING).roll", "p).roll"))  # unforgiving
     assert call(monkeypatch, exercise, "--grade", "--topic", "top_p") == 1
     printed = capsys.readouterr().out
-    assert "a rarer one isn't: " in printed and "rounding" in printed and "not yet" in printed, printed
+    assert "a rarer one isn't: " in printed and "very edge" in printed and "not yet" in printed, printed
     assert grading.state(TOPICS["top_p"], directory, "your turn") == "tried"
 
 

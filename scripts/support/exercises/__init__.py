@@ -1,0 +1,1 @@
+"""What guides an exercise: its rules, its hints, its first cases."""
