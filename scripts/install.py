@@ -21,7 +21,7 @@ PYTHON = ENVIRONMENT / ("Scripts/python.exe" if os.name == "nt" else "bin/python
 SIZE = "about 0.3 GB to download, most of it PyTorch"
 SIZE_WITH_CUDA = (
     "up to 4.7 GB to download, most of it PyTorch and CUDA; without a GPU 0.3 GB will do: "
-    'PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"'
+    'PIP_ARGS="--extra-index-url ADDRESS", the address that PyTorch\'s page of installation names for "CPU"'
 )
 LARGE = 20  # megabytes: a download that is named where lines can't be written over
 
