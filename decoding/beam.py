@@ -1,7 +1,6 @@
 """Beam search (G5): keep the few partial sequences of the highest cumulative probability, return the best of them."""
 
 from collections.abc import Iterator
-from numbers import Integral, Real
 from typing import NamedTuple
 
 import torch
@@ -10,13 +9,14 @@ from torch import Tensor
 from decoding import filters
 from decoding.generate import Generation, check_logits, why_stop
 from decoding.protocol import LanguageModel
-from decoding.settings import Ids, Settings, as_prompts, check_number, room_for
+from decoding.settings import Ids, Settings, as_prompts, room_for
 from plain_or_fast import has_twin
 
 
 class Path(NamedTuple):
     ids: tuple[int, ...]  # the new tokens so far
     logprob: float  # the sum of their log-probabilities
+    logprobs: tuple[float, ...] = ()  # one per id
 
 
 class BeamStep(NamedTuple):
@@ -27,7 +27,7 @@ class BeamStep(NamedTuple):
 
 def beam_search(
     model: LanguageModel, prompt: Ids, *, width: int, max_new_tokens: int, eos_id: int | Ids | None = None,
-    length_penalty: float = 0.0, no_repeat_ngram: int | None = None,
+    length_penalty: float = 0.0, no_repeat_ngram: int | None = None, min_new_tokens: int = 0,
 ) -> list[Generation]:  # fmt: skip
     """Continue the prompt along the `width` most probable paths at once; the finished ones, best first (G5).
 
@@ -40,7 +40,7 @@ def beam_search(
     >>> [(one.ids, round(2.718 ** one.logprob, 2)) for one in beam_search(tree, [2], width=2, max_new_tokens=2)]
     [([1, 1], 0.36), ([0, 0], 0.3)]
     """
-    settings = Settings(max_new_tokens, eos_id, no_repeat_ngram=no_repeat_ngram)
+    settings = Settings(max_new_tokens, eos_id, no_repeat_ngram=no_repeat_ngram, min_new_tokens=min_new_tokens)
     finished = []
     for step in beam_steps(model, prompt, settings, width, length_penalty):
         finished += step.finished
@@ -52,14 +52,14 @@ def beam_steps(
     model: LanguageModel, prompt: Ids, settings: Settings, width: int, length_penalty: float = 0.0
 ) -> Iterator[BeamStep]:
     """Yield each turn as a BeamStep, until no path can still be among the best."""
-    check_number("width", width, Integral, 1)
-    check_number("length_penalty", length_penalty, Real, -10, 10)
+    settings.check_beam(width, length_penalty)
     [prompt] = as_prompts(model, [prompt])
     room = room_for(model, prompt)
     longest = min(settings.max_new_tokens, room)
 
     def finish(path: Path, stop: str) -> Generation:
-        return Generation(list(path.ids), path.logprob, path.logprob / max(len(path.ids), 1) ** length_penalty, stop)
+        score = path.logprob / max(len(path.ids), 1) ** length_penalty
+        return Generation(list(path.ids), path.logprob, score, stop, list(path.logprobs))
 
     live = [Path((), 0.0)]
     best = []  # of all finished ones
@@ -72,17 +72,18 @@ def beam_steps(
         check_logits(logits)
         so_far = torch.tensor([path.logprob for path in live], dtype=torch.float64, device=logits.device)  # (B,)
         scores = so_far[:, None] + logits.double().log_softmax(-1)  # (B, V), B = len(live)
-        finished = []
+        if length <= settings.min_new_tokens:
+            scores = filters.ban(scores, [*settings.end_ids])
         if settings.no_repeat_ngram is not None:
             scores = filters.no_repeat_ngram(scores, [[*prompt, *path.ids] for path in live], settings.no_repeat_ngram)
-            finished = [finish(path, "blocked") for path, row in zip(live, scores) if row.max() == filters.OUT]
+        finished = [finish(path, "blocked") for path, most in zip(live, scores.amax(-1)) if most == filters.OUT]
 
         # rank them all together: this many fill the beam even if every path has a candidate per end token
         ranking, scores = best_candidates(scores.flatten(), 2 * width + len(live) * len(settings.end_ids))
         kept, parents, pruned = [], [], []
         for rank, (candidate, logprob) in enumerate(zip(ranking, scores, strict=True)):
             parent, id = divmod(candidate, V)
-            path = Path((*live[parent].ids, id), logprob)
+            path = Path((*live[parent].ids, id), logprob, (*live[parent].logprobs, logprob - live[parent].logprob))
             stop = why_stop(id, length, room, settings)
             if stop == "eos" and rank < width:
                 finished.append(finish(path, stop))

@@ -1,8 +1,6 @@
 """Filters: logits (..., V) in, logits (..., V) out (G7 to G9). A token that is out has the logit -inf, so the softmax
-of what a filter returns is the renormalised distribution over the tokens that are left.
-
-Here stand the definitions. `from decoding import top_p` gives the same functions, but a bad argument is a ValueError.
-"""
+of what a filter returns is the renormalised distribution over the tokens that are left. `from decoding import top_p`
+gives the same functions, but a bad argument is a ValueError."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -10,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from decoding.settings import name_of, use_own
 from plain_or_fast import has_twin
 
 OUT = -math.inf
@@ -27,14 +26,12 @@ def temperature(logits: Tensor, t: float) -> Tensor:
     if t == 1:
         return logits
     if t == 0:
-        best = logits.argmax(-1, keepdim=True)  # (..., 1): the first of several maxima, by its documentation
-        return logits.masked_fill(torch.arange(logits.shape[-1], device=logits.device) != best, OUT)
+        return top_k(logits, 1)
 
     # subtract the largest, divide, and stay finite in the dtype of the logits
     largest = logits.double().amax(-1, keepdim=True)  # (..., 1)
     divided = (logits.double() - largest) / min(t, torch.finfo(torch.float64).max)  # inf / inf is NaN
-    lowest = torch.finfo(logits.dtype).min
-    return divided.clamp(min=lowest).to(logits.dtype).masked_fill(logits == OUT, OUT)
+    return divided.clamp(min=torch.finfo(logits.dtype).min).to(logits.dtype).masked_fill(logits == OUT, OUT)
 
 
 @has_twin("decoding.fast.ranking")
@@ -125,22 +122,21 @@ def ban(logits: Tensor, banned_ids: Sequence[int]) -> Tensor:
     return logits.index_fill(-1, torch.tensor(banned_ids, dtype=torch.long, device=logits.device), OUT)
 
 
-def apply_filters(logits: Tensor, histories: Sequence, settings) -> Tensor:
-    """What all filters that are switched on leave of the logits."""
-    steps = list(filter_steps(logits, histories, settings))
-    return steps[-1][1]
+def filter_steps(logits: Tensor, histories: Sequence, settings, length=math.inf) -> Iterator[tuple[str, Tensor]]:
+    """Yield ("model", logits), then each filter that is switched on, in this order, with what it leaves of them.
 
-
-def filter_steps(logits: Tensor, histories: Sequence, settings) -> Iterator[tuple[str, Tensor]]:
-    """Yield ("model", logits), then each filter that is switched on, in this order, with what it leaves of them."""
+    length: the token to be chosen is the length-th new one; the first min_new_tokens are no end tokens.
+    """
     yield "model", logits
     if settings.banned_ids:
         yield "banned_ids", (logits := ban(logits, settings.banned_ids))
+    if settings.end_ids and length <= settings.min_new_tokens:
+        yield "min_new_tokens", (logits := ban(logits, [*settings.end_ids]))
     if settings.no_repeat_ngram is not None:
         yield "no_repeat_ngram", (logits := no_repeat_ngram(logits, histories, settings.no_repeat_ngram))
     if settings.repetition_penalty != 1:
         yield "repetition_penalty", (logits := repetition_penalty(logits, histories, settings.repetition_penalty))
-    if settings.temperature != 1:
+    if settings.temperature not in (0, 1):
         yield "temperature", (logits := temperature(logits, settings.temperature))
     if settings.top_k is not None:
         yield "top_k", (logits := top_k(logits, settings.top_k))
@@ -148,3 +144,7 @@ def filter_steps(logits: Tensor, histories: Sequence, settings) -> Iterator[tupl
         yield "min_p", (logits := min_p(logits, settings.min_p))
     if settings.top_p is not None:
         yield "top_p", (logits := top_p(logits, settings.top_p))
+    for own in settings.filters:
+        yield name_of(own), (logits := use_own(own, logits))
+    if settings.temperature == 0:  # greedy: the best of what is left
+        yield "temperature", (logits := temperature(logits, 0))

@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,14 +11,17 @@ from torch import Tensor
 from decoding import filters
 from decoding.protocol import LanguageModel
 from decoding.settings import Ids, Settings, as_prompts, as_seeds, expect, room_for
+from decoding.stops import Reader
 from plain_or_fast import has_twin
 
 
 class Generation(NamedTuple):
     ids: list[int]  # the new tokens, the end token included
-    logprob: float  # their log-probability given the prompt, before any filter
+    logprob: float  # their log-probability given the prompt, before any filter: the sum of logprobs
     score: float  # what beam search ranks by, logprob / len(ids) ** length_penalty; elsewhere the logprob
-    stop: str  # "eos", "length", "context" (the window is full) or "blocked" (no token was left to choose)
+    stop: str  # "eos", "stop", "length", "context" (the window is full) or "blocked" (no token was left to choose)
+    logprobs: list[float]  # one per id
+    text: str | None = None  # of the ids, without the end token and up to the first stop string; None: no `decode`
 
 
 class Step(NamedTuple):
@@ -27,19 +30,23 @@ class Step(NamedTuple):
     id: int | None  # the choice; None: no token was left to choose
     logprob: float  # of the choice, before any filter
     stop: str | None  # why the loop ends here; None: it continues
+    text: str  # what `decode` makes certain now; "" without it
 
 
 def generate(
     model: LanguageModel, prompts: Sequence[Ids], *, max_new_tokens: int, eos_id: int | Ids | None = None,
     temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None, min_p: float | None = None,
     repetition_penalty: float = 1.0, no_repeat_ngram: int | None = None, banned_ids: Ids = (),
-    seed: int | Sequence[int] | None = None,
+    min_new_tokens: int = 0, stop: str | Sequence[str] = (), decode: Callable[[list[int]], str] | None = None,
+    filters: Sequence[Callable[[Tensor], Tensor]] = (), seed: int | Sequence[int] | None = None,
 ) -> list[Generation]:  # fmt: skip
-    """Continue each prompt until an end token or max_new_tokens, whichever is first (G1, G2).
+    """Continue each prompt until an end token, a stop string or max_new_tokens, whichever is first (G1, G2).
 
     prompts: B rows of ids; returns B Generations. temperature=0 is greedy (G4), no filter at all is multinomial (G6).
-    eos_id: one id or several. seed: s gives row i the seed s + i; or one per row; None: fresh ones (G3). ValueError for
-    a bad argument, a prompt that is empty or leaves no room in the window, logits that are not a distribution.
+    eos_id: one id or several. stop: texts that end a row; they need decode, which makes ids text. Neither ends a row
+    within its first min_new_tokens. filters: a user's own, logits (V,) to logits (V,), after all others. seed: s gives
+    row i the seed s + i; or one per row; None: fresh ones (G3). ValueError for a bad argument, a prompt that is empty
+    or leaves no room in the window, logits that are not a distribution.
 
     >>> from decoding import uncached
     >>> counts = uncached(lambda ids: torch.nn.functional.one_hot((ids + 1) % 5, 5).double())  # the next number
@@ -47,16 +54,9 @@ def generate(
     [[1, 2, 3], [3, 4]]
     """
     settings = Settings(max_new_tokens, eos_id, temperature, top_k, top_p, min_p, repetition_penalty, no_repeat_ngram,
-                        banned_ids)  # fmt: skip
+                        banned_ids, min_new_tokens, stop, decode, filters)  # fmt: skip
     prompts = as_prompts(model, prompts)
     return generate_each(model, prompts, settings, as_seeds(seed, len(prompts)))
-
-
-def stream(model: LanguageModel, prompt: Ids, *, seed: int | None = None, **settings) -> Iterator[int]:
-    """Yield one by one the ids that `generate` gives for this prompt, without the end token; settings: as there."""
-    for step in generate_steps(model, prompt, Settings(**settings), seed):
-        if step.id is not None and step.stop != "eos":
-            yield step.id
 
 
 @has_twin("decoding.fast.batch")
@@ -64,12 +64,13 @@ def generate_each(model: LanguageModel, prompts: list, settings: Settings, seeds
     """The loop for one prompt after the other, each with a seed of its own."""
     done = []
     for row, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True)):
-        ids, logprob = [], 0.0
+        ids, gains, text = [], [], ""
         for step in generate_steps(model, prompt, settings, seed, row):
+            text += step.text
             if step.id is not None:
                 ids.append(step.id)
-                logprob += step.logprob
-        done.append(Generation(ids, logprob, logprob, step.stop))
+                gains.append(step.logprob)
+        done.append(Generation(ids, sum(gains), sum(gains), step.stop, gains, text if settings.decode else None))
     return done
 
 
@@ -80,7 +81,7 @@ def generate_steps(
     """The for-loop (G1): ask the model, filter, choose, append, stop? Yield each turn as a Step. row: for errors."""
     [ids], [seed] = as_prompts(model, [prompt]), as_seeds(seed, 1)
     room = room_for(model, ids)
-    chance = random.Random(seed)
+    chance, reader = random.Random(seed), Reader(settings)
     logits, state = model.prefill([list(ids)])  # (1, V)
     settings.check_vocabulary(logits.shape[-1], [ids])
 
@@ -88,7 +89,7 @@ def generate_steps(
         # filter what the model says
         logits = logits[0] if logits.dtype == torch.float64 else logits[0].float()  # (V,)
         check_logits(logits, [row])
-        filtered = filters.apply_filters(logits, ids, settings)  # (V,)
+        *_, (_, filtered) = filters.filter_steps(logits, ids, settings, length)  # (V,) as the last filter left them
 
         # choose one token: the most probable one, or one drawn by chance
         if filtered.max() == filters.OUT:
@@ -103,7 +104,8 @@ def generate_steps(
         # append it, and stop or ask the model again
         ids.append(id)
         stop = why_stop(id, length, room, settings)
-        yield Step(logits, filtered, id, logprob, stop)
+        text, stop = reader.read(id, stop) if settings.decode else ("", stop)
+        yield Step(logits, filtered, id, logprob, stop, text)
         if stop:
             return
         logits, state = model.step(state, torch.tensor([id], device=logits.device))

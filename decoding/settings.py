@@ -2,10 +2,13 @@
 
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Any
+
+import torch
+from torch import Tensor
 
 Ids = Any  # token ids: a list, a tuple, a NumPy array or an integer tensor
 
@@ -34,6 +37,10 @@ class Settings:
     repetition_penalty: float = 1.0
     no_repeat_ngram: int | None = None
     banned_ids: Ids = ()
+    min_new_tokens: int = 0
+    stop: str | Sequence[str] = ()
+    decode: Callable[[list[int]], str] | None = None
+    filters: Sequence[Callable[[Tensor], Tensor]] = ()
     end_ids: frozenset[int] = field(init=False)  # eos_id as a set: none, one or several
 
     def __post_init__(self):
@@ -44,9 +51,25 @@ class Settings:
         check_number("min_p", self.min_p, Real | None, 0, 1)
         check_number("repetition_penalty", self.repetition_penalty, Real, 1, sys.float_info.max)
         check_number("no_repeat_ngram", self.no_repeat_ngram, Integral | None, 1)
+        check_number("min_new_tokens", self.min_new_tokens, Integral, 0)
+        most = f"at most max_new_tokens, {self.max_new_tokens}"
+        expect(self.min_new_tokens <= self.max_new_tokens, "min_new_tokens", self.min_new_tokens, most)
         eos_ids = self.eos_id if isinstance(self.eos_id, Iterable) else [] if self.eos_id is None else [self.eos_id]
         object.__setattr__(self, "end_ids", frozenset(as_ids("eos_id", eos_ids)))
         object.__setattr__(self, "banned_ids", as_ids("banned_ids", self.banned_ids))
+        object.__setattr__(self, "stop", as_stop_strings(self.stop))
+        from_tokenizer = "a function from ids to text, such as a tokenizer's decode: stop strings are text"
+        expect(callable(self.decode) or (self.decode is None and not self.stop), "decode", self.decode, from_tokenizer)
+        expect(isinstance(self.filters, Iterable), "filters", self.filters, "a list of functions")
+        object.__setattr__(self, "filters", tuple(self.filters))
+        for own in self.filters:
+            expect(callable(own), "entry of filters", own, "a function from logits (V,) to logits (V,)")
+
+    def check_beam(self, width: int, length_penalty: float) -> None:
+        """ValueError for what beam search has no use for: it draws nothing, and ranks ids, not texts."""
+        check_number("width", width, Integral, 1)
+        check_number("length_penalty", length_penalty, Real, -10, 10)
+        expect(not self.stop, "stop", self.stop, "none: beam search ranks ids and knows no stop strings")
 
     def check_vocabulary(self, V: int, prompts: Iterable[Ids] = ()) -> None:
         """ValueError if an id is not among the V tokens that the model gives logits for."""
@@ -54,6 +77,38 @@ class Settings:
         as_ids("banned_ids", self.banned_ids, V)
         if self.repetition_penalty != 1 or self.no_repeat_ngram is not None:
             as_rows("prompt", prompts, V)
+
+
+def as_stop_strings(stop: str | Iterable[str] | None) -> tuple[str, ...]:
+    """One text or several as a tuple of texts, none of them empty."""
+    texts = [stop] if isinstance(stop, str) else [] if stop is None else stop
+    expect(isinstance(texts, Iterable) and not isinstance(texts, dict | bytes), "stop", stop, "a text, or several")
+    texts = tuple(texts)
+    for text in texts:
+        expect(isinstance(text, str) and text != "", "entry of stop", text, "a text of at least one character")
+    return texts
+
+
+def use_own(filter: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
+    """What a user's own filter leaves of logits (..., V). It is called for each row (V,) in which a token is left.
+
+    ValueError unless it returns logits (V,): no NaN, no +inf; -inf marks a token that is out.
+    """
+    what = f"result of the filter {name_of(filter)}"
+    rows = []
+    for row in logits.reshape(-1, logits.shape[-1]):
+        if row.max() > -math.inf:
+            row = filter(row.clone())  # it may write into its argument
+            expect(isinstance(row, Tensor) and row.is_floating_point(), what, row, "logits, a floating-point tensor")
+            expect(row.shape == logits.shape[-1:], f"shape of the {what}", tuple(row.shape), f"({logits.shape[-1]},)")
+            wrong = row.isnan() | (row == math.inf)
+            expect(not wrong.any(), f"logit in the {what}", row[wrong][:1].tolist(), "finite logits, or -inf for some")
+        rows.append(row)
+    return torch.stack(rows).view(logits.shape)
+
+
+def name_of(filter: Callable) -> str:
+    return getattr(filter, "__name__", type(filter).__name__)
 
 
 def as_ids(name: str, ids: Ids, V: float = math.inf) -> list[int]:

@@ -43,6 +43,10 @@ def use_decoding(model: decoding.LanguageModel) -> None:
     (generation,) = decoding.generate(model, [ids], max_new_tokens=3, top_k=5, seed=0)
     assert isinstance(generation, decoding.Generation) and generation.ids == [step.id for step in steps]
     assert list(decoding.stream(decoding.uncached(model), ids, max_new_tokens=3, top_k=5, seed=0)) == generation.ids
+    letters = lambda ids: "".join(map(chr, ids))
+    assert "".join(decoding.stream_text(model, ids, max_new_tokens=3, top_k=5, seed=0, decode=letters)) == letters(
+        generation.ids
+    )
     assert decoding.why_stop(generation.ids[-1], 3, 99, settings) == "length"
 
     (best,) = decoding.beam_search(model, ids, width=1, max_new_tokens=2)

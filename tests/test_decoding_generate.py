@@ -132,12 +132,12 @@ def test_the_filters_come_in_the_pinned_order(run):
 
 def test_filter_steps_shows_each_filter_that_is_on():
     x = torch.tensor([[0.4, 0.3, 0.2, 0.06, 0.04], [0.04, 0.06, 0.2, 0.3, 0.4]]).log()
-    every = {"banned_ids": [4], "no_repeat_ngram": 1, "repetition_penalty": 2.0, "temperature": 0.5, "top_k": 3,
-             "min_p": 0.01, "top_p": 0.8}  # fmt: skip
-    steps = list(filter_steps(x, [[3], [0]], Settings(max_new_tokens=1, **every)))
+    every = {"banned_ids": [4], "min_new_tokens": 1, "no_repeat_ngram": 1, "repetition_penalty": 2.0,
+             "temperature": 0.5, "top_k": 3, "min_p": 0.01, "top_p": 0.8}  # fmt: skip
+    steps = list(filter_steps(x, [[3], [0]], Settings(max_new_tokens=1, eos_id=4, **every), length=1))
     assert [name for name, _ in steps] == ["model", *every]
     sizes = [left.isfinite().sum(-1).tolist() for _, left in steps]
-    assert sizes == [[5, 5], [4, 4], [3, 3], [3, 3], [3, 3], [3, 3], [3, 3], [2, 2]]
+    assert sizes == [[5, 5], [4, 4], [4, 4], [3, 3], [3, 3], [3, 3], [3, 3], [3, 3], [2, 2]]
     assert [name for name, _ in filter_steps(x, [[3], [0]], Settings(max_new_tokens=1))] == ["model"]
 
 

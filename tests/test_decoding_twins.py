@@ -49,10 +49,15 @@ def test_many_prompts_side_by_side(data):
         "max_new_tokens": data.draw(st.integers(1, 8)),
         "eos_id": data.draw(st.sampled_from([None, 0, [0, 1]])),
         "seed": data.draw(st.integers(0, 1000)),
+        "stop": data.draw(st.lists(st.sampled_from(["0", "12", "11", "2"]), max_size=2)),
+        "decode": lambda ids: "".join(map(str, ids)),
+        "filters": data.draw(st.sampled_from([[], [lambda x: x.masked_fill(x == x.min(), OUT)]])),
     }
+    settings["min_new_tokens"] = data.draw(st.integers(0, settings["max_new_tokens"]))
     texts = data.draw(prompts(model))
     fast = generate(model, texts, **settings)
     with plain():
         slow = generate(model, texts, **settings)
-    assert [(one.ids, one.stop) for one in fast] == [(one.ids, one.stop) for one in slow]
-    assert [one.logprob for one in fast] == pytest.approx([one.logprob for one in slow], rel=1e-12)
+    for one, other in zip(fast, slow, strict=True):
+        assert (one.ids, one.stop, one.text) == (other.ids, other.stop, other.text)
+        assert one.logprobs == pytest.approx(other.logprobs, rel=1e-12, abs=1e-15)

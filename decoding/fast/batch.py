@@ -15,6 +15,7 @@ from decoding.fast.ranking import array, draw
 from decoding.generate import Generation, check_logits, why_stop
 from decoding.protocol import LanguageModel
 from decoding.settings import Settings, room_for
+from decoding.stops import Reader
 
 
 @np.errstate(over="ignore")
@@ -25,13 +26,15 @@ def generate_each(model: LanguageModel, prompts: list, settings: Settings, seeds
         return []
     chances = [random.Random(seed) for seed in seeds]
     texts = [list(prompt) for prompt in prompts]
-    new_ids, logprobs, stops = [[] for _ in prompts], [0.0] * len(prompts), [""] * len(prompts)
+    readers = [Reader(settings) for _ in prompts]
+    new_ids, logprobs = [[] for _ in prompts], [[] for _ in prompts]
+    stops, shown = [""] * len(prompts), ["" if settings.decode else None for _ in prompts]
     rows = list(range(len(prompts)))  # the prompts still being continued, B of them
     logits, state = model.prefill([list(prompt) for prompt in prompts])  # (B, V)
     settings.check_vocabulary(logits.shape[-1], prompts)
 
     is_greedy, kinds = settings.temperature == 0, settings
-    if is_greedy:  # only filters that look at the text or at a list can change the choice
+    if is_greedy and not settings.filters:  # only filters that look at the text or at a list can change the choice
         kinds = replace(settings, temperature=1.0, top_k=None, min_p=None, top_p=None, eos_id=tuple(settings.end_ids))
 
     for length in range(1, settings.max_new_tokens + 1):
@@ -41,7 +44,7 @@ def generate_each(model: LanguageModel, prompts: list, settings: Settings, seeds
         largest = given[each, given.argmax(-1)]  # (B,): NaN, if there is one
         if not np.isfinite(largest).all():
             check_logits(logits, rows)
-        filtered = filters.apply_filters(logits, [texts[row] for row in rows], kinds)  # (B, V)
+        *_, (_, filtered) = filters.filter_steps(logits, [texts[row] for row in rows], kinds, length)  # (B, V)
 
         # choose one token per row; what is chosen in a row with no token left is not used
         left = array(filtered)
@@ -60,8 +63,11 @@ def generate_each(model: LanguageModel, prompts: list, settings: Settings, seeds
             if id is not None:
                 texts[row].append(id)
                 new_ids[row].append(id)
-                logprobs[row] += gains[i]
+                logprobs[row].append(gains[i])
             stops[row] = why_stop(id, length, room_for(model, prompts[row]), settings)
+            if settings.decode:
+                text, stops[row] = readers[row].read(id, stops[row])
+                shown[row] += text
             if stops[row] is None:
                 going.append(i)
         if not going:
@@ -72,4 +78,5 @@ def generate_each(model: LanguageModel, prompts: list, settings: Settings, seeds
             rows, ids = [rows[i] for i in going], ids[going]
             state = model.reorder(state, torch.tensor(going, device=logits.device))
         logits, state = model.step(state, torch.as_tensor(ids, device=logits.device))  # (B, V)
-    return [Generation(*row) for row in zip(new_ids, logprobs, logprobs, stops, strict=True)]
+    sums = [sum(row) for row in logprobs]
+    return [Generation(*row) for row in zip(new_ids, sums, sums, stops, logprobs, shown, strict=True)]

@@ -31,13 +31,15 @@ SECONDS = 300  # a fault that makes a loop endless counts as caught
 DEFAULT = sorted([*(ROOT / "decoding").glob("*.py"), *(ROOT / "decoding" / "fast").glob("*.py")])
 
 TESTS = {  # the tests nearest to a file come first; a file that is not listed: those that bear its name or mention it
-    "decoding/filters.py": "filters slides generate distributions twins oracles beam",
-    "decoding/generate.py": "generate slides filters distributions invariance",
-    "decoding/settings.py": "generate filters beam",
+    "decoding/filters.py": "filters slides generate distributions twins oracles beam stops",
+    "decoding/generate.py": "generate slides filters distributions invariance stops",
+    "decoding/stops.py": "stops twins",
+    "decoding/stream.py": "stops generate",
+    "decoding/settings.py": "generate filters beam stops",
     "decoding/protocol.py": "ids oracles invariance",
-    "decoding/beam.py": "beam slides oracles",
+    "decoding/beam.py": "beam slides oracles stops",
     "decoding/fast/ranking.py": "twins filters beam",
-    "decoding/fast/batch.py": "twins generate invariance",
+    "decoding/fast/batch.py": "twins generate invariance stops",
 }
 # A failing example needn't be made smaller here, which hypothesis would spend most of the time on.
 NO_SHRINKING = """

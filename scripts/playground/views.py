@@ -169,7 +169,7 @@ def next_token(session: Session, body: dict) -> dict:
         u = uniform(asked.seed, place)
     expect(isinstance(u, float | int) and 0 <= u < 1, "uniform", u, "a number from 0 to 1, 1 excluded")
 
-    stages = list(filter_steps(session.logits_after(asked.name, ids), ids, asked.settings))
+    stages = list(filter_steps(session.logits_after(asked.name, ids), ids, asked.settings, place + 1))
     shown = whole(body, "shown", 12, 1, ROWS)
     return found | distribution(tok, stages, ids, u, shown)
 
@@ -228,7 +228,7 @@ def draws(session: Session, body: dict) -> dict:
     ids = [*asked.prompt, *asked.chosen]
     n = whole(body, "n", 1000, 1, DRAWS)
     logits = session.logits_after(asked.name, ids)
-    filtered = filters.apply_filters(logits, ids, asked.settings)  # (V,)
+    *_, (_, filtered) = filter_steps(logits, ids, asked.settings, len(asked.chosen) + 1)  # (V,)
     expect(bool(filtered.max() > filters.OUT), "number of tokens that are left", 0, "at least 1 to draw from")
 
     chance = random.Random(whole(body, "again", 0, 0, 2**53))
