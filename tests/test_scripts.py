@@ -1,5 +1,6 @@
 """The command lines: a user's mistake is one clear line and exit status 2, and nothing is written over."""
 
+import io
 import json
 
 import pytest
@@ -10,6 +11,7 @@ from minigpt import save
 from scripts import ask, chat, compare, demo, finetune, generate, pretrain, tokens
 from scripts.lab import claims
 from scripts.support import strategies
+from scripts.support.plots import ratios_figure
 
 
 @pytest.fixture
@@ -197,3 +199,12 @@ def test_a_statement_without_code_test_or_figure_fails(monkeypatch, capsys, tmp_
     assert call(monkeypatch, claims) == 1
     assert "G1 lacks a test" in capsys.readouterr().out.splitlines()
     refuses(monkeypatch, capsys, "results.json is missing", claims, "--results", tmp_path / "results.json")
+
+
+def test_the_scale_of_the_picture_of_ratios_is_plain_numbers():
+    rows = [{"what": "a", "peer_name": "b", "ratio": ratio} for ratio in (0.4, 25.0)]
+    picture = ratios_figure(rows, "title")
+    picture.savefig(io.BytesIO())
+    [axes] = picture.axes
+    assert {"0.5", "1", "2", "10", "20"} <= {label.get_text() for label in axes.get_xticklabels(which="both")}
+    assert not any("$" in label.get_text() for label in axes.get_xticklabels(which="both"))

@@ -64,6 +64,8 @@ def curves_figure(curves: dict[str, list[float]]):
 
 def ratios_figure(rows: list[dict], title: str):
     """How many times as fast as its peer each piece of work is, as bars; the line at 1 is equal speed."""
+    from matplotlib.ticker import LogLocator
+
     fig, axes = figure(9.6, 0.9 + 0.3 * len(rows))
     names, ratios = [f"{row['what']} / {row['peer_name']}" for row in rows], [row["ratio"] for row in rows]
     colours = [BLUE if ratio >= 1 else ORANGE for ratio in ratios]
@@ -71,7 +73,9 @@ def ratios_figure(rows: list[dict], title: str):
     axes.bar_label(bars, [f"{ratio:.2f}" for ratio in ratios], padding=3, fontsize=8)
     axes.invert_yaxis()
     axes.set(xscale="log", xlabel="times as fast", title=title)
+    axes.xaxis.set_major_locator(LogLocator(subs=[1, 2, 3, 5]))
     axes.xaxis.set_major_formatter("{x:g}")
+    axes.minorticks_off()
     axes.margins(x=0.1)  # room for the figures beside the bars
     axes.tick_params(labelsize=8)
     return fig
