@@ -102,6 +102,9 @@ grade: .venv/test.done  ## TOPIC=top_p: say what is right and what isn't in exer
 hint: .venv/test.done  ## TOPIC=top_p: one more of an exercise's three hints; N=2: the first two
 	@$(call needs,TOPIC)$(PY) -m scripts.exercise --hint $(call flag,--topic,TOPIC) $(call flag,--n,N) $(MORE)
 
+book: .venv/course.done  ## the course as an offline site, into runs/book: ideas, the shipped code, examples, questions
+	$(PY) -m scripts.book $(call flag,--out,OUT) $(MORE)
+
 twin: .venv/demo.done  ## STEPS=300: train with PyTorch and with NumPy, and draw both loss curves in one picture
 	$(PY) -m scripts.twin $(call flag,--steps,STEPS) $(call flag,--out,OUT) $(COMMON)
 
@@ -134,7 +137,11 @@ sizes: .venv/demo.done  ## parameters of GPT-2, Llama 3 and SmolLM2 by our own c
 	@touch $@
 
 .venv/test.done: .venv/demo.done
-	$(INSTALL) demo test playground
+	$(INSTALL) demo test playground course
+	@touch $@
+
+.venv/course.done: .venv/demo.done
+	$(INSTALL) demo course
 	@touch $@
 
 .venv/playground.done: .venv/demo.done

@@ -1,0 +1,39 @@
+"""Build the book: the lecture chapter by chapter, as a site that needs no network.
+
+python -m scripts.book --out runs/book
+"""
+
+from pathlib import Path
+
+from scripts.support.command_line import Parser, file_name, run
+from scripts.support.run_directory import refuse_foreign
+
+OUT, DEMO = Path("runs/book"), Path("runs/demo")
+
+
+def main() -> None:
+    parser = Parser(__doc__, prog="scripts.book")
+    parser.add_argument("--out", type=file_name, default=OUT, help="an earlier book there is replaced (%(default)s)")
+    parser.add_argument("--demo", type=file_name, help=f"a demo, for its figures (default: {DEMO}, if it is there)")
+    parser.add_argument("--keep-pictures", action="store_true", help="only put that demo's pictures into docs/book")
+    args = parser.parse_args()
+    demo = args.demo or (DEMO if (DEMO / "report.html").exists() else None)
+    if args.keep_pictures and demo is None:
+        raise ValueError(f"{DEMO}: holds no demo whose pictures could be kept; make demo runs one")
+    if args.out.exists() and not args.out.is_dir():
+        raise ValueError(f"{args.out}: is a file; choose another OUT=…")
+    there = [path.name for path in args.out.iterdir()] if args.out.exists() else []
+    refuse_foreign(args.out, there, mark="book.css")
+
+    from scripts.book import figures, site
+
+    if args.keep_pictures:
+        figures.keep(demo)
+        return
+    chapters = site.build(args.out, demo)
+    print(f"{len(chapters)} pages, with the figures of {demo or 'the run that docs/lecture.md tells of'}")
+    print(f"open {args.out / 'index.html'} in a browser")
+
+
+if __name__ == "__main__":
+    run(main)
