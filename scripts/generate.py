@@ -27,6 +27,9 @@ def main() -> None:
     parser.add_argument("--task", choices=TASKS, help="settings by a rule of thumb, in place of a strategy")
     parser.add_argument("--max-new-tokens", type=whole(1), default=40, help="(default: %(default)s)")
     parser.add_argument("--seed", type=whole(0), help="the same seed gives the same text (default: a new one)")
+    parser.add_argument(
+        "--stop", action="append", metavar="TEXT", help="ends the text, and isn't shown; more than once"
+    )
     parser.add_argument("--backend", choices=["torch", "numpy"], default="torch", help="numpy: the twin, by hand")
     for name, kind in KNOBS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help="sets this knob of the strategy")
@@ -48,10 +51,13 @@ def main() -> None:
         spare = getattr(model, "spare_ids", [])  # rows that are no token
         model = Endless(uncached(NumpyGPT.from_torch(model)), [*spare])
     prompt = as_text(tok, args.prompt)
+    if args.stop and "width" in knobs:
+        raise ValueError(f"--stop {args.stop[0]}: beam search ranks tokens and knows no stop strings")
+    asked = knobs | ({"stop": args.stop, "decode": tok.decode} if args.stop else {})
     said = continue_prompt(
-        model, prompt, knobs, max_new_tokens=args.max_new_tokens, eos_id=end_ids(tok), seed=args.seed
+        model, prompt, asked, max_new_tokens=args.max_new_tokens, eos_id=end_ids(tok), seed=args.seed
     )
-    print(visible(args.prompt + text_of(tok, said)))
+    print(visible(args.prompt + (text_of(tok, said) if said.text is None else said.text)))
     mean = said.logprob / max(1, len(said.ids))
     print(f"\n  {name} {knobs}: {len(said.ids)} tokens, stopped by {said.stop}")
     print(f"  log-probability {mean:.2f} per token, repeated 4-grams {repetition(said.ids):.2f}")

@@ -4,6 +4,7 @@ import http.client
 import json
 import math
 import random
+import shlex
 import socket
 import threading
 import time
@@ -86,7 +87,6 @@ def test_the_bars_are_the_probabilities_that_the_filters_leave(client, opened):
     for place, (stage, (_, left)) in enumerate(zip(view["stages"], stages)):
         exact = left.double().softmax(-1)
         assert stage["kept"] == left.isfinite().sum()
-        assert stage["entropy"] == pytest.approx(entropy(left), abs=1e-5)
         for row in view["rows"]:
             assert row["p"][place] == (pytest.approx(exact[row["id"]].item()) if left[row["id"]].isfinite() else None)
 
@@ -134,26 +134,64 @@ def test_stepping_writes_the_text_that_generate_writes(client, opened, knobs):
     assert ask(client, "run", knobs=knobs | {"max_new_tokens": 9}, seed=11)[-1]["ids"] == ids
 
 
+@pytest.mark.parametrize("first, last", [(0, 3), (1, 5), (2, 6), (3, 4)])
+def test_a_stop_string_ends_the_text_across_tokens_and_is_never_shown(client, opened, first, last):
+    """The stop string runs from within one token of the text into another."""
+    model, tok = opened
+    knobs = {"max_new_tokens": 12, "temperature": 1.5}
+    [whole] = generate(
+        model, [as_text(tok, TEXT)], seed=1, max_new_tokens=12, temperature=1.5, banned_ids=tok.special.values()
+    )
+    begins = [len(tok.decode(whole.ids[:place])) for place in range(13)]
+    text = tok.decode(whole.ids)
+    inside = min(1, begins[first + 1] - begins[first] - 1)  # 0 for a token of one character
+    stop = text[begins[first] + inside : begins[last] + 1]
+    shown = text[: text.index(stop)]
+    *lines, last_line = ask(client, "run", knobs=knobs, seed=1, endless=True, stop=stop)
+    assert (last_line["stop"], last_line["text"]) == ("stop", shown)
+    assert all(shown.startswith(line["text"]) for line in lines)
+
+    # step by step, no token shows more than that
+    ids, ended = [], None
+    while ended is None:
+        ids.append(whole.ids[len(ids)])
+        view = ask(client, "next", ids=ids, knobs=knobs, seed=1, endless=True, stop=stop)
+        ended = view["ended"]
+        assert shown.startswith("".join(token["piece"] for token in view["chosen"]))
+    assert (ended, ids) == ("stop", last_line["ids"])
+    assert "".join(token["piece"] for token in view["chosen"]) == shown
+    assert any(token.get("held") for token in view["chosen"])
+
+
+def test_what_only_looked_like_a_stop_string_is_shown_at_the_end(client, opened):
+    _, tok = opened
+    ids = tok.encode("and so")
+    for length, ended in ((9, None), (len(ids), "length")):
+        view = ask(client, "next", ids=ids, knobs={"max_new_tokens": length}, stop="so long")
+        assert view["ended"] == ended
+        assert "".join(token["piece"] for token in view["chosen"]) == ("and so" if ended else "and ")
+
+
 def test_the_command_that_the_page_shows_writes_the_same_text(client, directory, monkeypatch, capsys):
     words = {"model": "a", "text": "it's $HOME", "knobs": KNOBS | {"max_new_tokens": 7}, "seed": 2}
     said = ask(client, "run", **words)[-1]["text"]
     shown = ask(client, "next", **words)["command"]
     assert shown.startswith("make generate MODEL=a PROMPT='it'\"'\"'s $$HOME' STRATEGY=multinomial SEED=2 ARGS='")
     flags = shown.partition("ARGS='")[2].rstrip("'").split()
-    call(
-        monkeypatch,
-        generate_script,
-        "--prompt",
-        words["text"],
-        "--model",
-        directory,
-        "--seed",
-        2,
-        "--strategy",
-        "multinomial",
-        *flags,
-    )
+    given = ["--prompt", words["text"], "--model", directory, "--seed", 2, "--strategy"]
+    call(monkeypatch, generate_script, *given, "multinomial", *flags)
     assert capsys.readouterr().out.startswith(visible(words["text"] + said))
+
+    # the same with a stop string, which holds a blank, a quotation mark and a sign that make would expand
+    shown = ask(client, "next", **words, stop="a 'b$")["command"]
+    assert shlex.split(shlex.split(shown.replace("$$", "$"))[-1].removeprefix("ARGS="))[-2:] == ["--stop", "a 'b$"]
+    words["stop"] = said[2:4]
+    ended = ask(client, "run", **words)[-1]
+    assert (ended["text"], ended["stop"]) == (said[: said.index(said[2:4])], "stop")
+    call(monkeypatch, generate_script, *given, "multinomial", *flags, "--stop", words["stop"])
+    printed = capsys.readouterr().out
+    assert printed.startswith(visible(words["text"] + ended["text"]) + "\n") and "stopped by stop" in printed
+    refuses(monkeypatch, capsys, "knows no stop strings", generate_script, *given, "beam", "--stop", "a")
     assert "scripts.generate --prompt 'two\nlines'" in ask(client, "next", text="two\nlines")["command"]
     assert ask(client, "next", form="question")["command"].startswith("make chat MODEL=a")
 
@@ -203,7 +241,8 @@ def test_the_beam_is_that_of_decoding_with_greedys_path_marked(client, opened):
         assert [path["logprob"] for path in line["kept"]] == [path.logprob for path in turn.kept]
         for path in line["kept"] + line["pruned"]:
             assert path["greedy"] == (path["ids"] == greedy.ids[: len(path["ids"])])
-            assert path["step"] <= 1e-9
+            parents = {(): 0.0} | {tuple(one["ids"]): one["logprob"] for before in lines for one in before["kept"]}
+            assert path["step"] == pytest.approx(path["logprob"] - parents[tuple(path["ids"][:-1])], abs=1e-6)
     best = max((path for line in lines for path in line["finished"]), key=lambda path: path["score"])
     [first, *_] = beam_search(model, prompt, width=3, max_new_tokens=4, length_penalty=0.5, eos_id=tok.end_id)
     assert (best["ids"], best["score"], best["stop"]) == (first.ids, first.score, first.stop)
@@ -275,7 +314,7 @@ def test_why_a_text_ends_is_said(client, opened):
 def test_nothing_left_to_choose_is_no_error(tok):
     left = torch.full((tok.vocab_size,), -math.inf)
     stages = [("model", torch.zeros(tok.vocab_size)), ("no_repeat_ngram", left)]
-    view = views.distribution(tok, stages, [1], 0.5, 4)
+    view = views.distribution(tok, stages, 0.5, 4)
     assert view["blocked"] and view["choice"] is None and view["stages"][-1]["kept"] == 0
     json.dumps(view, allow_nan=False)
 
@@ -394,6 +433,8 @@ def test_a_request_has_to_be_json_with_the_token_of_this_start(client):
         ({"knobs": {"top_k": 10**12}}, "top_k is"),
         ({"knobs": {"temperature": math.nan}}, "temperature is nan"),
         ({"knobs": {"max_new_tokens": 401}}, "max_new_tokens is 401; expected at most 400"),
+        ({"stop": 3}, "stop is 3"),
+        ({"stop": "x" * 101}, "length of stop is 101; expected at most 100"),
         ({"seed": -1}, "seed is -1"),
         ({"seed": 1.5}, "seed is 1.5"),
         ({"seed": True}, "seed is True"),

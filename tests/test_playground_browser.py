@@ -181,6 +181,24 @@ def test_a_run_is_stopped_and_a_finished_one_says_why(port, watched):
     assert "maximum length" in page.locator("#ended").inner_text() and len(chosen(page)) == 3
 
 
+def test_a_stop_string_ends_the_text_and_does_not_appear(port, watched):
+    page = watched(port, "#max_new_tokens=12&temperature=0&endless=1")
+    page.click("#run")
+    until(page, lambda: page.locator("#ended").is_visible())
+    text = "".join(chosen(page)).replace("␣", " ").replace("⏎", "\n")
+    stop = text[5:8]
+    again = watched(port, "#max_new_tokens=12&temperature=0&endless=1")
+    again.fill("#stop", stop.replace("\n", "\\n"))
+    until(again, lambda: hash_of(again).get("stop") == stop)
+    again.click("#run")
+    until(again, lambda: again.locator("#ended").is_visible())
+    assert "stop string" in again.locator("#ended").inner_text()
+    assert "".join(chosen(again)).replace("␣", " ").replace("⏎", "\n") == text[: text.index(stop)]
+    assert "--stop" in again.locator("#command").text_content()
+    reloaded = watched(port, "#" + urlsplit(again.url).fragment)
+    assert chosen(reloaded) == chosen(again) and reloaded.input_value("#stop") == again.input_value("#stop")
+
+
 def test_a_typed_special_string_visibly_stays_text(port, watched):
     page = watched(port, "#tab=layout")
     page.fill("#layout-question", "Hi<|endoftext|>")

@@ -20,12 +20,13 @@ from torch import Tensor
 import decoding
 from decoding import Settings, beam_steps, draw, filter_steps, filters, generate_steps, why_stop
 from decoding.settings import as_ids, as_prompts, expect, room_for
+from decoding.stops import Reader
 from minigpt import GPT, Tokenizer
 from minigpt.formulas import cross_entropy
 from scripts.playground.session import Session, uniform
 from scripts.support.comparison import Endless
 from scripts.support.knobs import KNOBS
-from scripts.support.measuring.answers import as_question, as_text
+from scripts.support.measuring.answers import as_question, as_text, text_of
 from scripts.support.measuring.distribution import entropy, kept
 from scripts.support.measuring.repetition import repetition as repeated
 from scripts.support.strategies import STRATEGIES, TASKS
@@ -35,6 +36,7 @@ from sft.data import Rows, collate
 ROOT = Path(__file__).resolve().parents[2]
 DEFAULTS = {"temperature": 1, "repetition_penalty": 1, "max_new_tokens": 40}  # as `make generate` has them
 CHARACTERS = 20_000  # of a text
+STOP = 100  # characters of a stop string
 NEW_TOKENS = 400  # of one generation
 CURVE = 400  # tokens of a text whose curves are drawn
 ROWS = 60  # bars
@@ -73,7 +75,7 @@ def read(session: Session, body: dict) -> Asked:
     expect(isinstance(name, str), "model", name, "a name")
     model, tok = session.open(name)
 
-    text, form = text_of(body, "text"), body.get("form", "text")
+    text, form = words(body, "text"), body.get("form", "text")
     expect(form in ("text", "question"), "form", form, "text or question")
     prompt = as_question(tok, text) if form == "question" else as_text(tok, text)
     [prompt] = as_prompts(model, [prompt])
@@ -95,14 +97,16 @@ def settings_of(tok, body: dict) -> Settings:
         expect(is_number or value is None, name, value, "a number up to 1e9, or null")
     given = DEFAULTS | {name: value for name, value in knobs.items() if value is not None}
     expect(given["max_new_tokens"] <= NEW_TOKENS, "max_new_tokens", given["max_new_tokens"], f"at most {NEW_TOKENS}")
-    banned = [*tok.special.values()] if body.get("endless") else []
-    return Settings(**given, eos_id=end_ids(tok), banned_ids=banned)
+
+    banned = tok.special.values() if body.get("endless") else ()
+    stop = words({"stop": ""} | body, "stop", STOP)
+    return Settings(**given, eos_id=end_ids(tok), banned_ids=banned, stop=[stop] if stop else [], decode=tok.decode)
 
 
-def text_of(body: dict, key: str) -> str:
+def words(body: dict, key: str, most: int = CHARACTERS) -> str:
     text = body.get(key)
     expect(isinstance(text, str), key, text, "a text")
-    expect(len(text) <= CHARACTERS, f"length of {key}", len(text), f"at most {CHARACTERS} characters")
+    expect(len(text) <= most, f"length of {key}", len(text), f"at most {most} characters")
     expect(text.isascii() or text == text.encode(errors="ignore").decode(), key, "half a character", "Unicode text")
     return text
 
@@ -154,10 +158,10 @@ def next_token(session: Session, body: dict) -> dict:
     asked = read(session, body)
     tok, ids, place = asked.tok, [*asked.prompt, *asked.chosen], len(asked.chosen)
     room = room_for(asked.model, asked.prompt)
-    ended = why_stop(asked.chosen[-1], place, room, asked.settings) if place else None
+    chosen, ended = given_out(asked, room)
     found = {
         "prompt": [token(tok, id) for id in asked.prompt],
-        "chosen": [token(tok, id) for id in asked.chosen],
+        "chosen": chosen,
         "repetition": repeated(asked.chosen),
         "ended": ended,
         "command": command(asked, body),
@@ -171,18 +175,33 @@ def next_token(session: Session, body: dict) -> dict:
 
     stages = list(filter_steps(session.logits_after(asked.name, ids), ids, asked.settings, place + 1))
     shown = whole(body, "shown", 12, 1, ROWS)
-    return found | distribution(tok, stages, ids, u, shown)
+    return found | distribution(tok, stages, u, shown)
 
 
-def distribution(tok, stages: list[tuple[str, Tensor]], ids: list[int], u: float, shown: int) -> dict:
+def given_out(asked: Asked, room: float) -> tuple[list[dict], str | None]:
+    """The chosen tokens, and why the text ends: of what is a stop string, or may become one, nothing is shown."""
+    tok, ids, reader, ended = asked.tok, asked.chosen, Reader(asked.settings), None
+    tokens = [token(tok, id) for id in ids]
+    if not asked.settings.stop:
+        return tokens, why_stop(ids[-1], len(ids), room, asked.settings) if ids else None
+
+    for length, id in enumerate(ids, 1):
+        _, ended = reader.read(id, why_stop(id, length, room, asked.settings))
+    for place, shown in enumerate(tokens):
+        begin, end = len(tok.decode(ids[:place])), len(tok.decode(ids[: place + 1]))
+        if end > reader.given and not shown["special"]:
+            shown |= {"piece": shown["piece"][: max(0, reader.given - begin)], "held": True}
+    return tokens, ended
+
+
+def distribution(tok, stages: list[tuple[str, Tensor]], u: float, shown: int) -> dict:
     """The most probable tokens before and after all filters, with their probability at each stage."""
-    filtered = stages[-1][1]  # (V,)
+    before, filtered = stages[0][1], stages[-1][1]  # (V,) each
     V, blocked = len(filtered), bool(filtered.max() == filters.OUT)
     probability = torch.stack([left.double().softmax(-1) for _, left in stages]).nan_to_num()  # (stages, V)
     choice = None if blocked else draw(filtered, torch.tensor(u, dtype=torch.float64)).item()
 
     # which tokens: the most probable ones before and after the filters, the first one that is cut, and the choice
-    before = stages[0][1]  # (V,)
     cut = before.masked_fill(filtered > filters.OUT, filters.OUT)
     most = [filters.top_k(before, shown), filters.top_k(filtered, shown), filters.top_k(cut, 1)]
     rows = {id for left in most for id in left.isfinite().nonzero()[:, 0].tolist()} | ({choice} - {None})
@@ -190,34 +209,23 @@ def distribution(tok, stages: list[tuple[str, Tensor]], ids: list[int], u: float
     others = torch.ones(V, dtype=torch.bool)
     others[rows] = False
 
+    def stage(name: str, left: Tensor, p: Tensor) -> dict:
+        tail = {"others": kept(left[others]), "others_p": p[others].sum().item()}
+        return {"name": name, "kept": kept(left)} | tail
+
     upper = probability[-1].cumsum(-1)  # (V,): where each token ends on the line from 0 to 1
+
+    def row(id: int) -> dict:
+        p = [p if left[id] > filters.OUT else None for (_, left), p in zip(stages, probability[:, id].tolist())]
+        return token(tok, id) | {"p": p, "from": (upper[id] - probability[-1, id]).item(), "to": upper[id].item()}
+
     return {
         "uniform": u,
         "choice": choice,
         "blocked": blocked,
         "vocabulary": V,
-        "stages": [
-            {
-                "name": name,
-                "kept": kept(left),
-                "entropy": 0.0 if left.max() == filters.OUT else entropy(left),
-                "others": (left.isfinite() & others).sum().item(),
-                "others_p": p[others].sum().item(),
-            }
-            for (name, left), p in zip(stages, probability)
-        ],
-        "rows": [
-            token(tok, id)
-            | {
-                "p": [
-                    p if left[id] > filters.OUT else None for (_, left), p in zip(stages, probability[:, id].tolist())
-                ],
-                "from": (upper[id] - probability[-1, id]).item(),
-                "to": upper[id].item(),
-                "seen": id in ids,
-            }
-            for id in rows
-        ],
+        "stages": [stage(name, left, p) for (name, left), p in zip(stages, probability)],
+        "rows": [row(id) for id in rows],
     }
 
 
@@ -245,77 +253,64 @@ def beam(session: Session, body: dict) -> Iterator[dict]:
     width, steps = whole(body, "width", 3, 1, WIDTH), whole(body, "steps", 5, 1, BEAM_STEPS)
     penalty = body.get("length_penalty", 0.0)
     expect(isinstance(penalty, float | int), "length_penalty", penalty, "a number")
-    settings = Settings(steps, eos_id=end_ids(tok))
-    greedy = Settings(steps, eos_id=end_ids(tok), temperature=0)
-    path = tuple(step.id for step in generate_steps(asked.model, ids, greedy))
-    totals = {(): 0.0}
+    model, settings = unending(asked), Settings(steps, eos_id=end_ids(tok), temperature=0)
+    greedy = tuple(step.id for step in generate_steps(model, ids, settings))
 
-    def described(path_ids: tuple[int, ...], logprob: float) -> dict:
+    def described(path) -> dict:
+        """Of a path, or of a finished one; a path that filled the length is also among the kept ones."""
+        new = tuple(path.ids)
+        ended = {"score": path.score, "stop": path.stop} if hasattr(path, "stop") else {}
         return {
-            "ids": path_ids,
-            "pieces": [token(tok, id) for id in path_ids],
-            "logprob": logprob,
-            "step": logprob - totals[path_ids[:-1]],
-            "greedy": path_ids == path[: len(path_ids)],
-        }
+            "ids": new,
+            "pieces": [token(tok, id) for id in new],
+            "logprob": path.logprob,
+            "step": path.logprobs[-1] if new else 0.0,
+            "greedy": new == greedy[: len(new)],
+        } | ended
 
-    for step in beam_steps(asked.model, ids, settings, width, penalty):
-        yield {
-            "kept": [described(path.ids, path.logprob) for path in step.kept],
-            "pruned": [described(path.ids, path.logprob) for path in step.pruned[:width]],
-            "finished": [
-                # a path that filled the length is also among the kept ones
-                described(tuple(done.ids), done.logprob) | {"score": done.score, "stop": done.stop}
-                for done in step.finished
-            ],
-        }
-        totals = {path.ids: path.logprob for path in step.kept}
+    for step in beam_steps(model, ids, settings, width, penalty):
+        shown = {"kept": step.kept, "pruned": step.pruned[:width], "finished": step.finished}
+        yield {name: [described(path) for path in paths] for name, paths in shown.items()}
+
+
+def unending(asked: Asked):
+    """The model, or one that never chooses a special token, if the page asks for it."""
+    banned = asked.settings.banned_ids
+    return Endless(asked.model, banned) if banned else asked.model
 
 
 def run(session: Session, body: dict) -> Iterator[dict]:
     """One algorithm's continuation of the text, token by token, then its figures (G1 to G11).
 
-    strategy: its arguments replace the knobs; endless: special tokens are never chosen.
+    strategy: its arguments replace the knobs and the stop string; endless: special tokens are never chosen.
     """
     asked = read(session, body)
-    tok, ids, length = asked.tok, [*asked.prompt, *asked.chosen], asked.settings.max_new_tokens
-    model = Endless(asked.model, [*tok.special.values()]) if body.get("endless") else asked.model
-    settings, name = asked.settings, body.get("strategy")
-    arguments = {}
+    tok, ids, settings = asked.tok, [*asked.prompt, *asked.chosen], asked.settings
+    model, name, width = unending(asked), body.get("strategy"), None
     if name is not None:
         expect(isinstance(name, str) and name in STRATEGIES, "strategy", name, ", ".join(STRATEGIES))
-        arguments = STRATEGIES[name].arguments
-        settings = Settings(length, eos_id=end_ids(tok), **{key: arguments[key] for key in arguments if key != "width"})
+        arguments = dict(STRATEGIES[name].arguments)
+        width = arguments.pop("width", None)
+        settings = Settings(settings.max_new_tokens, eos_id=end_ids(tok), decode=tok.decode, **arguments)
 
-    new, logprob, stop = [], 0.0, None
-    if "width" in arguments:
+    if width is None:
+        new, logprob, text = [], 0.0, ""
+        for step in generate_steps(model, ids, settings, asked.seed):
+            new += [] if step.id is None else [step.id]
+            logprob += step.logprob
+            text += step.text
+            yield {"text": text}
+        stop = step.stop
+    else:
         finished = []
-        for turn in beam_steps(model, ids, settings, arguments["width"]):
+        for turn in beam_steps(model, ids, settings, width):
             finished += turn.finished
             if turn.kept:
-                yield {"text": said(tok, turn.kept[0].ids)}
+                yield {"text": tok.decode(turn.kept[0].ids)}
         best = max(finished, key=lambda done: done.score)
-        new, logprob, stop = best.ids, best.logprob, best.stop
-    else:
-        for step in generate_steps(model, ids, settings, asked.seed):
-            stop = step.stop
-            if step.id is not None:
-                new.append(step.id)
-                logprob += step.logprob
-            yield {"text": said(tok, new)}
-    yield {
-        "text": said(tok, new),
-        "ids": new,
-        "stop": stop,
-        "repetition": repeated(new),
-        "logprob": logprob / max(1, len(new)),
-    }
-
-
-def said(tok, ids) -> str:
-    """The text of new tokens, without the end token: why it ended is said beside it."""
-    ends = end_ids(tok)
-    return tok.decode(id for id in ids if id not in ends)
+        new, logprob, stop, text = best.ids, best.logprob, best.stop, text_of(tok, best)
+    mean = logprob / max(1, len(new))
+    yield {"text": text, "ids": new, "stop": stop, "repetition": repeated(new), "logprob": mean}
 
 
 @torch.inference_mode()
@@ -348,7 +343,7 @@ def layout(session: Session, body: dict) -> dict:
     name = body.get("model")
     expect(isinstance(name, str), "model", name, "a name")
     _, tok = session.open(name)
-    question, answer = text_of(body, "question"), text_of(body, "answer")
+    question, answer = words(body, "question"), words(body, "answer")
     messages = [Message("user", question)] + ([Message("assistant", answer)] if answer else [])
     ids, learn = encode_conversation(tok, messages)
     batch = collate(Rows([ids], [learn], 0, 0), [0])
@@ -371,7 +366,7 @@ def knob_milliseconds(V: int = 49_152, turns: int = 15) -> float:
     taken = []
     for _ in range(turns):
         started = time.perf_counter()
-        distribution(tok, list(filter_steps(logits, [1, 2, 3], settings)), [1, 2, 3], 0.5, 12)
+        distribution(tok, list(filter_steps(logits, [1, 2, 3], settings)), 0.5, 12)
         taken.append(1000 * (time.perf_counter() - started))
     return statistics.median(taken)
 
@@ -379,18 +374,14 @@ def knob_milliseconds(V: int = 49_152, turns: int = 15) -> float:
 def command(asked: Asked, body: dict) -> str:
     """The command that writes the same text: same model, prompt, knobs and seed."""
     knobs = {name: value for name, value in body.get("knobs", {}).items() if value is not None}
-    flags = " ".join(
-        f"--{name.replace('_', '-')} {value:g}" for name, value in knobs.items() if value != DEFAULTS.get(name)
-    )
+    flags = [f"--{name.replace('_', '-')} {value:g}" for name, value in knobs.items() if value != DEFAULTS.get(name)]
+    model, text = shlex.quote(asked.name), body["text"]
     if body.get("form") == "question":
-        return f"make chat MODEL={shlex.quote(asked.name)} ARGS={shlex.quote(f'--temperature 1 {flags}')}"
-    text = body["text"]
-    if "\n" in text:  # make can't pass it on
-        return (
-            f".venv/bin/python -m scripts.generate --prompt {shlex.quote(text)} --model {shlex.quote(asked.name)} "
-            f"--strategy multinomial --seed {asked.seed} {flags}"
-        ).strip()
-    prompt = shlex.quote(text).replace("$", "$$")
-    return f"make generate MODEL={shlex.quote(asked.name)} PROMPT={prompt} STRATEGY=multinomial SEED={asked.seed}" + (
-        f" ARGS={shlex.quote(flags)}" if flags else ""
-    )
+        return f"make chat MODEL={model} ARGS={shlex.quote(' '.join(['--temperature 1', *flags]))}"
+
+    flags += [f"--stop {shlex.quote(stop)}" for stop in asked.settings.stop]
+    if "\n" in text + "".join(asked.settings.stop):  # make can't pass it on
+        start = f".venv/bin/python -m scripts.generate --prompt {shlex.quote(text)} --model {model}"
+        return " ".join([start, "--strategy multinomial", f"--seed {asked.seed}", *flags])
+    make = f"make generate MODEL={model} PROMPT={shlex.quote(text)} STRATEGY=multinomial SEED={asked.seed}"
+    return (make + (f" ARGS={shlex.quote(' '.join(flags))}" if flags else "")).replace("$", "$$")

@@ -26,18 +26,7 @@ function newest(kind) {
 
 export const stop = (kind) => current.get(kind)?.abort();
 
-// One answer; null when a newer request of the same kind has taken its place.
-export async function post(name, body = {}, kind = name) {
-  const signal = newest(kind);
-  try {
-    return await (await send(name, body, signal)).json();
-  } catch (problem) {
-    if (problem.name === "AbortError") return null;
-    throw problem;
-  }
-}
-
-// Several answers, each as soon as it comes; false when the stream was stopped.
+// Several answers, each as soon as it comes; false when the stream was stopped or a newer one took its place.
 export async function stream(name, body, onLine, kind = name) {
   const signal = newest(kind);
   try {
@@ -45,16 +34,22 @@ export async function stream(name, body, onLine, kind = name) {
     let rest = "";
     for (;;) {
       const { done, value } = await reader.read();
-      if (done) return true;
-      const lines = (rest + value).split("\n");
+      const lines = (rest + (done ? "\n" : value)).split("\n");
       rest = lines.pop();
-      for (const line of lines.map((text) => JSON.parse(text))) {
+      for (const line of lines.filter(Boolean).map((text) => JSON.parse(text))) {
         if (line.error) throw new Error(line.error);
         onLine(line);
       }
+      if (done) return true;
     }
   } catch (problem) {
     if (problem.name === "AbortError") return false;
     throw problem;
   }
+}
+
+// One answer; null when a newer request of the same kind has taken its place.
+export async function post(name, body = {}) {
+  let answer = null;
+  return (await stream(name, body, (line) => (answer = line))) ? answer : null;
 }

@@ -1,10 +1,8 @@
 // Two models on the same words: base beside fine-tuned on a question (S1, S2, S6), small beside large on a prompt (P6).
 
 import { stop, stream } from "./api.js";
-import { $, fail, h, show } from "./dom.js";
-import { begin, state } from "./state.js";
-
-const WHY = { eos: "ended with the end token", length: "cut at the maximum length", context: "the window is full", blocked: "no token was left" };
+import { $, cut, h, log, show, startOrStop, WHY } from "./dom.js";
+import { asked, begin, state } from "./state.js";
 
 // A panel with two columns; each column has a model and says how the words are given to it.
 function duel(id, open, { words, label, columns }) {
@@ -12,22 +10,13 @@ function duel(id, open, { words, label, columns }) {
   field.value = words;
   const sides = columns.map(([model, form], place) => column(`${id}${place}`, model, form, open, field));
   const button = h("button", { type: "submit", class: "main" }, label);
-  let running = false;
   const form = h("form", {}, h("label", { for: field.id }, "Words for both"), field, h("div", { class: "row" }, button,
     h("span", { class: "note" }, "The knobs hold here too; temperature 0 shows what each model finds most probable.")));
-  form.addEventListener("submit", async (event) => {
+  form.addEventListener("submit", (event) => {
     event.preventDefault();
-    if (running) return stop(id);
-    running = true;
-    button.textContent = "Stop";
-    fail(null);
-    try {
-      for (const side of sides) if (!(await side.run(id))) break;
-    } catch (problem) {
-      fail(problem);
-    }
-    running = false;
-    button.textContent = label;
+    startOrStop(button, () => stop(id), async () => {
+      for (const side of sides) if (!(await side.run(id))) return;
+    });
   });
   show($(id), form, h("div", { class: "cards two" }, sides.map((side) => side.box)));
 }
@@ -38,20 +27,19 @@ function column(id, model, form, open, field) {
   const said = h("p", { class: "said", "aria-live": "polite" });
   const figures = h("p", { class: "note" });
   const inside = h("button", { type: "button" }, "Look inside");
+  const words = () => ({ model: models.value, text: field.value, form: forms.value });
   inside.addEventListener("click", () => {
-    Object.assign($("prompt"), { value: field.value });
+    $("prompt").value = field.value;
     $("form").value = forms.value;
     $("model").value = models.value;
-    begin({ model: models.value, text: field.value, form: forms.value, tab: "next" });
+    begin(words());
     open("next", true);
   });
-  const run = async (kind) => {
-    said.textContent = "";
-    figures.textContent = "";
-    const body = { model: models.value, text: field.value, form: forms.value, knobs: state.knobs, seed: state.seed };
-    return stream("run", body, (line) => {
-      said.textContent = line.text;
-      if ("stop" in line) figures.textContent = `${line.ids.length} tokens, ${WHY[line.stop]}; log-probability ${line.logprob.toFixed(2)} per token`;
+  const run = (kind) => {
+    said.textContent = figures.textContent = "";
+    return stream("run", asked({ ...words(), ids: [], endless: false }), ({ text, ids, stop, logprob }) => {
+      said.textContent = cut(text, stop);
+      if (ids) figures.textContent = `${ids.length} tokens: ${WHY[stop]}; log-probability ${log(logprob)} per token`;
     }, kind);
   };
   const box = h("article", {}, h("div", { class: "row" },

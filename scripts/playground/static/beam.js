@@ -1,26 +1,20 @@
 // Beam search step by step: kept and pruned paths, greedy's own path marked (G5).
 
 import { stream } from "./api.js";
-import { $, chip, fail, h, show } from "./dom.js";
+import { $, attempt, chip, h, log, show, WHY } from "./dom.js";
 import { asked, onView } from "./state.js";
 
-const WHY = { eos: "end token", length: "length reached", context: "window full", blocked: "nothing left" };
 let steps = [];
 let shown = 1;
 
-async function search() {
+function search() {
   const body = asked({ width: Number($("beam-width").value), steps: Number($("beam-steps").value), length_penalty: Number($("beam-penalty").value) });
   steps = [];
   shown = 1;
-  fail(null);
-  try {
-    await stream("beam", body, (step) => {
-      steps.push(step);
-      display();
-    });
-  } catch (problem) {
-    fail(problem);
-  }
+  return attempt(() => stream("beam", body, (step) => {
+    steps.push(step);
+    display();
+  }));
 }
 
 function display() {
@@ -37,19 +31,18 @@ function display() {
 function list(title, paths, kind) {
   return h("table", { class: `paths ${kind}` },
     h("caption", {}, title),
-    h("thead", {}, h("tr", {}, ["path", "this step", "total log-probability"].map((name) => h("th", { scope: "col" }, name)))),
+    h("thead", {}, h("tr", {}, ["path", "step", "total"].map((name) => h("th", { scope: "col" }, name)))),
     h("tbody", {}, paths.map((path) => h("tr", {},
       h("td", {}, path.pieces.map((token, place) => chip(token, place === path.pieces.length - 1 ? "newest" : "")),
         path.greedy && h("span", { class: "mark" }, " ● greedy"), path.stop && ` (${WHY[path.stop]})`),
-      h("td", {}, Math.exp(path.step).toFixed(3)),
-      h("td", {}, path.logprob.toFixed(3))))));
+      h("td", {}, log(path.step)), h("td", {}, log(path.logprob))))));
 }
 
 function best() {
   const finished = steps.flatMap((step) => step.finished);
   if (shown < steps.length || !finished.length) return null;
   const first = finished.reduce((a, b) => (b.score > a.score ? b : a));
-  return h("p", { class: "result" }, "Best path, by its score ", first.score.toFixed(3), ": ", first.pieces.map((token) => chip(token)));
+  return h("p", { class: "result" }, "Best path, by its score ", log(first.score, 3), ": ", first.pieces.map((token) => chip(token)));
 }
 
 export function start() {

@@ -1,7 +1,7 @@
 // Along a text: probability of each token, entropy, how many tokens top-k and top-p keep (G7, G8); marked by rank.
 
 import { stream } from "./api.js";
-import { $, fail, folded, h, percent, readable, show, svg, table } from "./dom.js";
+import { $, attempt, folded, h, percent, readable, show, svg, table } from "./dom.js";
 import { asked } from "./state.js";
 
 const HEIGHT = 90;
@@ -13,15 +13,12 @@ let found = null;
 
 const band = (row, by) => BANDS[by].findIndex(([bound]) => (by === "p" ? row.p >= bound : row.rank <= bound));
 
-async function measure() {
+function measure() {
   const text = $("curves-text").value;
-  fail(null);
-  try {
+  return attempt(async () => {
     await stream("curves", text ? asked({ text, form: "text", ids: [] }) : asked(), (line) => (found = line));
     display();
-  } catch (problem) {
-    fail(problem);
-  }
+  });
 }
 
 function display() {
@@ -43,14 +40,14 @@ function display() {
 
 function chart(title, series, most = null, unit = (v) => v.toFixed(1)) {
   const top = most ?? (Math.max(...series.flatMap(([, values]) => values)) || 1);
-  const width = Math.max(640, series[0][1].length * 12);
+  const width = series[0][1].length * 12; // at least: a chart of few tokens is stretched to the page
   const lines = series.map(([name, values], place) => {
     const points = values.map((value, x) => `${(x + 0.5) * (width / values.length)},${HEIGHT - (value / top) * (HEIGHT - 6) - 2}`);
     return svg("polyline", { class: `line${place}`, points: points.join(" ") }, svg("title", {}, name));
   });
   const key = series.length > 1 ? series.map(([name], place) => h("span", { class: `key key${place}` }, name)) : [];
   return h("figure", {}, h("figcaption", {}, title, " ", key, h("small", {}, `from 0 to ${unit(top)}`.replace("from 0", unit(0) === 1 ? "from 1" : "from 0"))),
-    h("div", { class: "wide", tabindex: 0, role: "region", "aria-label": title }, svg("svg", { width, height: HEIGHT, viewBox: `0 0 ${width} ${HEIGHT}`, role: "img", "aria-label": `${title}; the table below has the numbers` }, lines)));
+    h("div", { class: "wide", tabindex: 0, role: "region", "aria-label": title }, svg("svg", { style: { "min-width": `${width}px` }, height: HEIGHT, viewBox: `0 0 ${width} ${HEIGHT}`, preserveAspectRatio: "none", role: "img", "aria-label": `${title}; the table below has the numbers` }, lines)));
 }
 
 export function start() {

@@ -28,6 +28,20 @@ export function show(container, ...children) {
   if (focused) container.querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus();
 }
 
+export const WHY = {
+  eos: "the end token was chosen",
+  stop: "a stop string came up, which isn’t shown",
+  length: "the maximum length is reached",
+  context: "the model’s window is full",
+  blocked: "the filters have left no token to choose from",
+};
+
+// A text as far as it came: one that didn't end by itself may be cut within a word.
+export const cut = (text, stop) => text + (stop === "length" || stop === "context" ? " …" : "");
+
+// A log-probability; one that rounds to 0 has no sign.
+export const log = (value, digits = 2) => (Math.round(value * 10 ** digits) / 10 ** digits || 0).toFixed(digits);
+
 export function percent(p) {
   if (p === 0) return "0\u00a0%";
   if (p < 0.0001) return "<\u00a0.01\u00a0%";
@@ -54,9 +68,31 @@ export function table(caption, head, rows) {
 
 export const folded = (title, ...children) => h("details", {}, h("summary", {}, title), h("div", { class: "wide", tabindex: 0, role: "region", "aria-label": title }, ...children));
 
-export function fail(problem) {
+function fail(problem) {
   $("error").textContent = problem?.message ?? "";
   $("error").hidden = !problem;
+}
+
+// Do some work; if it is refused, the page says why, and the result is false.
+export async function attempt(work) {
+  try {
+    const result = await work();
+    fail(null);
+    return result;
+  } catch (problem) {
+    fail(problem);
+    return false;
+  }
+}
+
+// A button starts its work, and stops it while it lasts.
+export async function startOrStop(button, stop, work) {
+  if (button.dataset.title) return stop();
+  button.dataset.title = button.textContent;
+  button.textContent = "Stop";
+  await attempt(work);
+  button.textContent = button.dataset.title;
+  delete button.dataset.title;
 }
 
 export function say(text) {

@@ -1,7 +1,7 @@
 // Start the page: ask what there is, recall the state, wire the tabs and the keys.
 
 import { post } from "./api.js";
-import { $, fail, h } from "./dom.js";
+import { $, attempt, h } from "./dom.js";
 import { recall, refresh, rememberTab, state } from "./state.js";
 import * as asked from "./asked.js";
 import * as beam from "./beam.js";
@@ -61,11 +61,8 @@ function sources() {
 }
 
 async function main() {
-  try {
-    state.start = await post("start");
-  } catch (problem) {
-    return fail(problem);
-  }
+  state.start = await attempt(() => post("start"));
+  if (!state.start) return;
   recall();
   sources();
   PANELS.forEach((panel) => panel.start(open));

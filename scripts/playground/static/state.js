@@ -1,7 +1,7 @@
 // What the page shows: model, prompt, knobs, seed, and the tree of tokens chosen so far. It lives in the URL's hash.
 
 import { post } from "./api.js";
-import { fail } from "./dom.js";
+import { attempt } from "./dom.js";
 
 const FORMS = ["text", "question"];
 const listeners = [];
@@ -13,6 +13,7 @@ export const state = {
   form: "text",
   knobs: {}, // name -> number, or null when it is off
   seed: 0,
+  stop: "", // a text that ends what is written
   tab: "next",
   nodes: [root()], // tokens; each knows its parent
   at: 0, // the node where the next token goes
@@ -38,24 +39,20 @@ export function path(node = state.at) {
 export const ids = () => path().map((node) => state.nodes[node].token.id);
 
 export function asked(more = {}) {
-  return { model: state.model, text: state.text, form: state.form, ids: ids(), knobs: state.knobs, seed: state.seed, endless: state.endless, ...more };
+  return { model: state.model, text: state.text, form: state.form, ids: ids(), knobs: state.knobs, seed: state.seed, stop: state.stop, endless: state.endless, ...more };
 }
 
 // Ask for the next token's distribution, and let every panel show it.
-export async function refresh() {
+export function refresh() {
   remember();
-  try {
+  return attempt(async () => {
     const view = await post("next", asked({ uniform: state.uniform, shown: state.shown }));
     if (view === null) return false;
     path().forEach((node, place) => (state.nodes[node].token = view.chosen[place]));
     state.view = view;
-    fail(null);
     listeners.forEach((listener) => listener(view));
     return true;
-  } catch (problem) {
-    fail(problem);
-    return false;
-  }
+  });
 }
 
 export function choose(token, byHand = true) {
@@ -86,6 +83,7 @@ function remember() {
   const knobs = Object.entries(state.knobs).filter(([name, value]) => value !== state.start.knobs[name].default);
   const fields = { model: state.model, text: state.text, form: state.form, ids: ids().join("."), seed: state.seed, tab: state.tab };
   if (state.endless) fields.endless = 1;
+  if (state.stop) fields.stop = state.stop;
   if (state.uniform !== null) fields.uniform = state.uniform;
   history.replaceState(null, "", `#${new URLSearchParams({ ...fields, ...Object.fromEntries(knobs) })}`);
 }
@@ -106,6 +104,7 @@ export function recall() {
   state.form = FORMS.includes(given.get("form")) ? given.get("form") : "text";
   state.seed = numberOr(given.get("seed"), 0);
   state.endless = given.has("endless");
+  state.stop = given.get("stop") ?? "";
   state.tab = given.get("tab") ?? "next";
   state.nodes = [root()];
   for (const id of (given.get("ids") ?? "").split(".").filter(Boolean).map(Number)) {

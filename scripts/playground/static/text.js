@@ -1,14 +1,9 @@
 // The text so far: step, run, stop, undo, go back and branch (G1, G2).
 
-import { $, h, readable, say, show } from "./dom.js";
+import { $, h, readable, say, show, WHY } from "./dom.js";
 import { begin, choose, go, onView, path, refresh, state } from "./state.js";
 
-const ENDED = {
-  eos: "Ended: the end token was chosen. Undo, or choose a token to go on regardless.",
-  length: "Stopped: the maximum length is reached. A higher maximum allows more.",
-  context: "Ended: the model’s window is full.",
-};
-const BLOCKED = "Ended: the filters have left no token to choose from.";
+const MORE = { eos: "Undo, or choose a token to go on regardless.", length: "A higher maximum allows more." };
 const PAUSE = 90; // ms between two tokens of a run, so that one can watch
 let running = false;
 
@@ -51,16 +46,17 @@ function display(view) {
   const here = path();
   const tokens = path(state.tip).map((node, place) => {
     const { token, byHand, parent } = state.nodes[node];
-    const kind = `token ${token.special ? "special" : ""} ${byHand ? "by-hand" : ""} ${here.includes(node) ? "" : "undone"}`;
+    if (token.held && !token.piece && view.ended) return null;
+    const kind = `token ${token.special ? "special" : ""} ${byHand ? "by-hand" : ""} ${here.includes(node) ? "" : "undone"} ${token.held ? "held" : ""}`;
     const label_ = `${readable(token.piece)}, token ${place + 1}${byHand ? ", chosen by hand" : ""}: go back to before it`;
-    return h("button", { class: kind, "data-key": `t${place}`, "aria-label": label_, onclick: () => { running = false; go(parent); } }, readable(token.piece));
+    return h("button", { class: kind, "data-key": `t${place}`, "aria-label": label_, title: token.held && "held back: it may be the beginning of the stop string", onclick: () => { running = false; go(parent); } }, token.held && !view.ended ? "…" : readable(token.piece));
   });
   tokens.splice(here.length, 0, h("span", { class: "caret", title: "the next token goes here" }, "▏"));
   show($("text"), prompt, tokens);
 
   // why it ended, what is possible, and the same from the command line
-  const why = view.blocked ? BLOCKED : ENDED[view.ended];
-  $("ended").textContent = why ?? "";
+  const why = view.blocked ? "blocked" : view.ended;
+  $("ended").textContent = why ? `Ended: ${WHY[why]}. ${MORE[why] ?? ""}` : "";
   $("ended").hidden = !why;
   $("step").disabled = view.choice == null;
   $("undo").disabled = state.at === 0;
@@ -99,6 +95,11 @@ export function start() {
     anew();
   });
   $("form").addEventListener("change", anew);
+  $("stop").value = state.stop.replaceAll("\n", "\\n");
+  $("stop").addEventListener("input", () => {
+    state.stop = $("stop").value.replaceAll("\\n", "\n");
+    refresh();
+  });
   $("endless").checked = state.endless;
   $("endless").addEventListener("change", () => {
     state.endless = $("endless").checked;

@@ -1,7 +1,7 @@
 // Why this token: the kept probabilities end to end on a line, and the uniform number that points into it (G3, G6).
 
 import { post } from "./api.js";
-import { $, fail, folded, h, number, percent, readable, show, table } from "./dom.js";
+import { $, attempt, folded, h, number, percent, readable, show, table } from "./dom.js";
 import { asked, onView, refresh, state } from "./state.js";
 
 let drawn = null; // {n, counts} of "draw 1,000 times", for one text and setting of the knobs
@@ -15,16 +15,14 @@ export function again() {
   refresh();
 }
 
-async function draw() {
-  try {
+function draw() {
+  return attempt(async () => {
     const found = await post("draws", asked({ n: 1000, again: times++ }));
     if (!found) return;
     drawn = found;
     drawnFor = JSON.stringify(asked());
     refresh();
-  } catch (problem) {
-    fail(problem);
-  }
+  });
 }
 
 function display(view) {
