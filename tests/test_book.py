@@ -36,6 +36,13 @@ def test_the_whole_book_is_built_and_has_no_dead_and_no_foreign_address(book):
     assert checking.problems(book) == []
 
 
+def test_the_chapters_show_every_statement_in_the_lectures_order():
+    texts = [path.read_text(encoding="utf-8") for path in CHAPTERS]
+    groups = [re.search(r"^```\{statements\} (.+)$", text, re.M)[1].split() for text in texts]
+    assert [number for group in groups[:-1] for number in group] == list(drawn.CLAIMS)
+    assert groups[-1] == ["P2", "P3"]  # the same model once more, by hand
+
+
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
 def test_each_chapter_has_every_part(path):
     text = path.read_text(encoding="utf-8")

@@ -197,6 +197,7 @@ def whole_file(file: str) -> str:
     """A source file, each line with an id."""
     formatter = HtmlFormatter(linenos="inline", lineanchors="L", cssclass="code whole")
     lines = highlight(drawn.source(file), PythonLexer(), formatter).replace('id="L-', 'id="L')
+    lines = lines.replace("<pre>", '<pre tabindex="0">')
     return f"<h1>{file}</h1>{lines}"
 
 
