@@ -87,6 +87,7 @@ def test_the_bars_are_the_probabilities_that_the_filters_leave(client, opened):
     for place, (stage, (_, left)) in enumerate(zip(view["stages"], stages)):
         exact = left.double().softmax(-1)
         assert stage["kept"] == left.isfinite().sum()
+        assert view["mass"] == pytest.approx(logits[0].double().softmax(-1)[stages[-1][1].isfinite()].sum().item())
         for row in view["rows"]:
             assert row["p"][place] == (pytest.approx(exact[row["id"]].item()) if left[row["id"]].isfinite() else None)
 
@@ -105,7 +106,9 @@ def test_without_an_early_end_special_tokens_are_cut_before_all_else(client, ope
     assert [stage["name"] for stage in view["stages"]] == ["model", "banned_ids"]
     assert view["stages"][1]["kept"] == tok.vocab_size - len(tok.special)
     assert all((row["p"][1] is None) == row["special"] for row in view["rows"])
-    assert ask(client, "next", ids=[5] * 8)["repetition"] == pytest.approx(1 - 1 / 5)
+    repeated = ask(client, "next", ids=[7, 7, 5, 5, 5, 5, 5, 5])
+    assert repeated["repetition"] == pytest.approx(2 / 5)
+    assert [token["repeat"] for token in repeated["chosen"]] == [False] * 3 + [True] * 5
 
 
 def test_a_number_between_a_tokens_ends_on_the_line_draws_it(client, opened):

@@ -28,7 +28,7 @@ from scripts.support.comparison import Endless
 from scripts.support.knobs import KNOBS
 from scripts.support.measuring.answers import as_question, as_text, text_of
 from scripts.support.measuring.distribution import entropy, kept
-from scripts.support.measuring.repetition import repetition as repeated
+from scripts.support.measuring.repetition import repeats, repetition
 from scripts.support.strategies import STRATEGIES, TASKS
 from sft import Message, encode_conversation, end_ids, fine_tune
 from sft.data import Rows, collate
@@ -49,7 +49,7 @@ SHOWN = {  # panel -> statement and function
     "why": [("G3", uniform), ("G6", draw)],
     "text": [("G1", generate_steps), ("G2", why_stop)],
     "beam": [("G5", beam_steps)],
-    "side": [("G3", generate_steps), ("G4", filters.temperature), ("G11", repeated)],
+    "side": [("G3", generate_steps), ("G4", filters.temperature), ("G11", repetition)],
     "curves": [("P3", cross_entropy), ("G7", filters.top_k), ("G8", filters.top_p)],
     "asked": [("S1", as_text), ("S2", fine_tune), ("S6", as_question)],
     "layout": [("S3", encode_conversation), ("S5", collate)],
@@ -162,7 +162,7 @@ def next_token(session: Session, body: dict) -> dict:
     found = {
         "prompt": [token(tok, id) for id in asked.prompt],
         "chosen": chosen,
-        "repetition": repeated(asked.chosen),
+        "repetition": repetition(asked.chosen),
         "ended": ended,
         "command": command(asked, body),
     }
@@ -181,7 +181,7 @@ def next_token(session: Session, body: dict) -> dict:
 def given_out(asked: Asked, room: float) -> tuple[list[dict], str | None]:
     """The chosen tokens, and why the text ends: of what is a stop string, or may become one, nothing is shown."""
     tok, ids, reader, ended = asked.tok, asked.chosen, Reader(asked.settings), None
-    tokens = [token(tok, id) for id in ids]
+    tokens = [token(tok, id) | {"repeat": repeat} for id, repeat in zip(ids, repeats(ids))]
     if not asked.settings.stop:
         return tokens, why_stop(ids[-1], len(ids), room, asked.settings) if ids else None
 
@@ -206,12 +206,11 @@ def distribution(tok, stages: list[tuple[str, Tensor]], u: float, shown: int) ->
     most = [filters.top_k(before, shown), filters.top_k(filtered, shown), filters.top_k(cut, 1)]
     rows = {id for left in most for id in left.isfinite().nonzero()[:, 0].tolist()} | ({choice} - {None})
     rows = sorted(rows, key=lambda id: (-probability[0, id].item(), id))
-    others = torch.ones(V, dtype=torch.bool)
-    others[rows] = False
-
-    def stage(name: str, left: Tensor, p: Tensor) -> dict:
-        tail = {"others": kept(left[others]), "others_p": p[others].sum().item()}
-        return {"name": name, "kept": kept(left)} | tail
+    tail = probability.index_fill(-1, torch.tensor(rows), 0).sum(-1).tolist()  # of all other tokens, at each stage
+    stages_told = [
+        {"name": name, "kept": (n := kept(left)), "others": n - kept(left[rows]), "others_p": p}
+        for (name, left), p in zip(stages, tail)
+    ]
 
     upper = probability[-1].cumsum(-1)  # (V,): where each token ends on the line from 0 to 1
 
@@ -224,7 +223,8 @@ def distribution(tok, stages: list[tuple[str, Tensor]], u: float, shown: int) ->
         "choice": choice,
         "blocked": blocked,
         "vocabulary": V,
-        "stages": [stage(name, left, p) for (name, left), p in zip(stages, probability)],
+        "mass": probability[0, filtered > filters.OUT].sum().item(),  # of what is left, by the model
+        "stages": stages_told,
         "rows": [row(id) for id in rows],
     }
 
@@ -310,7 +310,7 @@ def run(session: Session, body: dict) -> Iterator[dict]:
         best = max(finished, key=lambda done: done.score)
         new, logprob, stop, text = best.ids, best.logprob, best.stop, text_of(tok, best)
     mean = logprob / max(1, len(new))
-    yield {"text": text, "ids": new, "stop": stop, "repetition": repeated(new), "logprob": mean}
+    yield {"text": text, "ids": new, "stop": stop, "repetition": repetition(new), "logprob": mean}
 
 
 @torch.inference_mode()

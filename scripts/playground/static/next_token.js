@@ -28,8 +28,8 @@ function display(view) {
   if (hidden()) return askForBet(view);
   const last = view.stages.at(-1);
   const first = view.rows.find((row) => row.p.at(-1) === null);
-  const cut = first ? ` The most probable one that is cut: ${readable(first.piece)}.` : "";
-  $("bars-note").textContent = `${number(last.kept)} of ${number(view.vocabulary)} tokens are left to draw from.${cut}`;
+  const cut = first ? ` The most probable one that is cut: ${readable(first.piece)}, with ${percent(first.p[0])}.` : "";
+  $("bars-note").textContent = `${number(last.kept)} of ${number(view.vocabulary)} tokens are left to draw from; the model gives them ${percent(view.mass)} together.${cut}`;
   const longest = Math.max(...view.rows.flatMap((row) => row.p), 0.001); // the scale of all bars
   $("bars-note").textContent += ` The longest bar is ${percent(longest)}.`;
   if (bet !== null) $("bars-note").textContent = `${verdict(view)} ${$("bars-note").textContent}`;

@@ -47,7 +47,7 @@ function display(view) {
   const tokens = path(state.tip).map((node, place) => {
     const { token, byHand, parent } = state.nodes[node];
     if (token.held && !token.piece && view.ended) return null;
-    const kind = `token ${token.special ? "special" : ""} ${byHand ? "by-hand" : ""} ${here.includes(node) ? "" : "undone"} ${token.held ? "held" : ""}`;
+    const kind = `token ${token.special ? "special" : ""} ${byHand ? "by-hand" : ""} ${here.includes(node) ? "" : "undone"} ${token.held ? "held" : ""} ${token.repeat ? "repeat" : ""}`;
     const label_ = `${readable(token.piece)}, token ${place + 1}${byHand ? ", chosen by hand" : ""}: go back to before it`;
     return h("button", { class: kind, "data-key": `t${place}`, "aria-label": label_, title: token.held && "held back: it may be the beginning of the stop string", onclick: () => { running = false; go(parent); } }, token.held && !view.ended ? "…" : readable(token.piece));
   });
@@ -61,7 +61,7 @@ function display(view) {
   $("step").disabled = view.choice == null;
   $("undo").disabled = state.at === 0;
   $("command").textContent = view.command;
-  $("figures").textContent = here.length ? `${here.length} new tokens, repeated 4-grams ${(100 * view.repetition).toFixed(0)} %` : "";
+  $("figures").textContent = here.length ? `${here.length} new tokens, repeated 4-grams ${(100 * view.repetition).toFixed(0)} %${view.repetition ? ", underlined" : ""}` : "";
   $("by-hand").hidden = !state.endless && !here.some((node) => state.nodes[node].byHand);
   tree();
 }

@@ -11,6 +11,21 @@ def repetition(ids: list[int], n: int = 4) -> float:
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
+def repeats(ids: list[int], n: int = 4) -> list[bool]:
+    """Which tokens are part of an n-gram that occurred before in the same text.
+
+    >>> repeats([1, 2, 3, 1, 2], n=2)
+    [False, False, False, True, True]
+    """
+    seen, marks = set(), [False] * len(ids)
+    for i in range(len(ids) - n + 1):
+        gram = tuple(ids[i : i + n])
+        if gram in seen:
+            marks[i : i + n] = [True] * n
+        seen.add(gram)
+    return marks
+
+
 def distinct2(ids: list[int]) -> float:
     """The number of different pairs of neighbours per pair (Li et al. 2016, arXiv:1510.03055).
 
