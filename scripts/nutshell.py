@@ -125,7 +125,7 @@ def train(model, rows, steps, peak, rng):
         optimizer.param_groups[0]["lr"] = peak * min(step / 20, 1 - (step - 1) / steps)  # rise, then fall
         optimizer.step()
         if step == 1 or step % (steps // 4) == 0:
-            print(f"  step {step:3}  loss {loss.item():.3f}")
+            print(f"  step {step:3}  loss {loss.item():.3f}, perplexity {loss.exp().item():.2f}")
 
 
 # ---- G1 Generation is a for-loop: the model gives scores, an algorithm chooses a token, the token is appended.

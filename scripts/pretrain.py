@@ -85,6 +85,7 @@ def pretrain_on_files(args: argparse.Namespace, device: str) -> None:
 
 def train_and_report(args: argparse.Namespace, device: str, shape: dict, schedule: dict, settings: dict) -> None:
     """Train on the prepared files, and say what came of it."""
+    from scripts.support.measuring.text_loss import told
     from scripts.support.models import open_tokenizer
     from scripts.support.pretraining import pretrain
 
@@ -100,7 +101,8 @@ def train_and_report(args: argparse.Namespace, device: str, shape: dict, schedul
     # report
     if result:
         write_json(args.out / "results.json", result)
-        print(f"  validation loss {result['val_loss']:.3f} after {result['steps']} steps")
+        print(f"  validation loss {told(result['val_loss'])} after {result['steps']} steps, ", end="")
+        print(f"{result['bits_per_byte']:.3f} bits per byte of the text")
         print(
             f"  in {args.out}: the model, log.jsonl, loss.png; make generate MODEL={args.out} PROMPT=… continues a text"
         )

@@ -29,6 +29,7 @@ def train_both(args: argparse.Namespace) -> None:
     """Train with each backend, write both logs and their picture, and show how far apart they are."""
     from minigpt import TrainConfig
     from minigpt.corpus import Piece
+    from scripts.support.measuring.text_loss import told
     from scripts.support.plots import curves_figure, save_figure
     from scripts.support.pretraining import prepare, pretrain
 
@@ -47,7 +48,8 @@ def train_both(args: argparse.Namespace) -> None:
     save_figure(figure, args.out / "loss.png")
     columns = ["backend", "val_loss", "tokens_per_second", "seconds"]
     write_json(args.out / "results.json", {"apart": apart, "runs": [dict(zip(columns, row)) for row in rows]})
-    table(["backend", "validation loss", "tokens/s", "seconds"], rows)
+    shown = [[backend, told(loss), *others] for backend, loss, *others in rows]
+    table(["backend", "validation loss", "tokens/s", "seconds"], shown)
     print(f"  the two curves are never further apart than {apart:.1e} nats")
     print(f"  picture: {args.out}/loss.png")
 

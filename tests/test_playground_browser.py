@@ -276,7 +276,7 @@ def test_the_other_panels_show_what_they_promise(port, watched):
 
     page.click("#tab-side")
     page.click("#side-run")
-    until(page, lambda: page.locator("#side article b").count() == 7)
+    until(page, lambda: page.locator("#side article b").count() == 8)
     verdicts = page.locator("#side article b").all_inner_texts()
     assert verdicts[:2] == ["= the same"] * 2 and "≠ differs" in verdicts[2:]
 

@@ -137,7 +137,9 @@ def test_settings_by_task_are_measured_on_the_prompt(monkeypatch, capsys, tmp_pa
     assert [row["task"] for row in trace["tasks"]] == list(strategies.TASKS)
     careful, creative = trace["tasks"][0], trace["tasks"][1]
     assert careful["kept"] <= creative["kept"] and careful["entropy"] <= creative["entropy"]
-    assert {row["strategy"] for row in trace["continuations"]} == set(strategies.STRATEGIES)
+    rows = {row["strategy"]: row for row in trace["continuations"]}
+    assert list(rows) == list(strategies.STRATEGIES)
+    assert len({row["seed"] for row in rows.values()}) == len(rows)
     assert (tmp_path / "compare.html").stat().st_size > 10_000
 
 
@@ -156,7 +158,18 @@ def test_the_demo_tells_the_whole_story(monkeypatch, capsys, tmp_path):
     assert {"n", "base_cloze", "base_exact", "base_exact_raw", "base_exact_3shot", "base_mentions"} < set(
         results["answers"]
     )
-    assert "<svg" in (tmp_path / "report.html").read_text()
+    report = (tmp_path / "report.html").read_text()
+    assert "<svg" in report and 'class="token special learnt">&lt;|endoftext|&gt;' in report
+    for shown in (
+        "perplexity",
+        "902,272 parameters",
+        "99,520",
+        " ★</text>",
+        'class=" unlikely"',
+        'class=" repeat"',
+        " …</td>",
+    ):
+        assert shown in report, shown
     assert call(monkeypatch, claims, "--results", tmp_path / "results.json") == 0
     del results["tasks"]
     (tmp_path / "results.json").write_text(json.dumps(results))

@@ -3,25 +3,28 @@
 import math
 import time
 from collections.abc import Sequence
+from itertools import groupby
 
 from torch import Tensor
 
 from decoding import Generation, Settings, beam_search, beam_steps, filter_steps, generate, generate_steps, top_p
-from scripts.support.measuring.answers import as_text
+from scripts.support.measuring.answers import as_far_as, as_text
 from scripts.support.measuring.distribution import entropy, kept
-from scripts.support.measuring.repetition import distinct2, repetition
+from scripts.support.measuring.repetition import distinct2, repeats, repetition
 from scripts.support.strategies import NEW_TOKENS, STRATEGIES, TASKS
-from scripts.support.terminal import show_each, table
+from scripts.support.terminal import show_each, table, visible
 from sft import end_ids
 
 TOP_K = STRATEGIES["top_k"].arguments["top_k"]
 TOP_P = STRATEGIES["top_p"].arguments["top_p"]
+UNLIKELY = 0.01  # a probability below it
 
 
 def trace(model, tok, prompt: str, *, look_at: str, seed: int = 0, runs: int = 2, new_tokens: int = NEW_TOKENS) -> dict:
     """Everything that the table and the pictures show.
 
-    prompt is continued by every algorithm; the distributions and the beam tree are those after look_at.
+    prompt is continued by every algorithm; the distributions and the beam tree are those after look_at. Each algorithm
+    has seeds of its own, so that those that draw don't begin alike.
     """
     ids = as_text(tok, prompt)
     endless = Endless(model, [*tok.special.values(), *end_ids(tok)])
@@ -32,11 +35,13 @@ def trace(model, tok, prompt: str, *, look_at: str, seed: int = 0, runs: int = 2
     looked_at = as_text(tok, look_at)
     growing = beginnings + [look_at + best for best in best_paths(model, tok, looked_at)]
 
+    seeds = {name: seed + place * runs for place, name in enumerate(STRATEGIES)}
     each = show_each(STRATEGIES, "continue")
     return {
         "prompt": prompt,
         "look_at": look_at,
-        "continuations": [compare(endless, tok, ids, name, seed, runs, new_tokens) for name in each],
+        "continuations": [compare(endless, tok, ids, name, seeds[name], runs, new_tokens) for name in each],
+        "least_likely": least_likely(endless, tok, ids, seed, new_tokens),
         "next_token": next_token(model, tok, looked_at),
         "kept": kept_after(model, tok, growing),
         "kept_by_step": kept_by_step(endless, ids, seed, new_tokens),
@@ -90,12 +95,38 @@ def compare(model, tok, ids: list[int], strategy: str, seed: int, runs: int, new
     return {
         "strategy": strategy,
         "knobs": arguments,
-        "text": tok.decode(said[0].ids),
+        "seed": seed,
+        "text": as_far_as(tok, said[0]),
+        "marked": marked(tok, said[0]),
         "repetition": sum(repetition(g.ids) for g in said) / runs,
         "distinct2": sum(distinct2(g.ids) for g in said) / runs,
         "logprob": sum(g.logprob / len(g.ids) for g in said) / runs,
         "second_run_differs": any(g.ids != said[0].ids for g in said[1:]),
         "ms_per_token": 1000 * seconds / sum(len(g.ids) for g in said),
+    }
+
+
+def marked(tok, said: Generation) -> list[tuple[str, str]]:
+    """A text in parts, each with its mark: "unlikely" for a token drawn against the odds, "repeat" or ""."""
+    likely = ["unlikely" if logprob < math.log(UNLIKELY) else "" for logprob in said.logprobs]
+    marks = [one or ("repeat" if again else "") for one, again in zip(likely, repeats(said.ids))]
+    parts = groupby(zip(said.ids, marks), key=lambda pair: pair[1])
+    return [(tok.decode([id for id, _ in pairs]), mark) for mark, pairs in parts]
+
+
+def least_likely(model, tok, ids: list[int], seed: int, new_tokens: int, runs: int = 20) -> dict:
+    """The least likely token of several texts drawn from the whole distribution, with what is around it (G6)."""
+    said = generate(model, [ids] * runs, max_new_tokens=new_tokens, seed=seed)
+    drawn = [(logprob, row, place) for row, one in enumerate(said) for place, logprob in enumerate(one.logprobs)]
+    logprob, row, place = min(drawn)
+    text = said[row].ids
+    return {
+        "tokens": len(drawn),
+        "unlikely": sum(one < math.log(UNLIKELY) for one, _, _ in drawn),
+        "p": math.exp(logprob),
+        "before": tok.decode(text[max(0, place - 15) : place]),
+        "token": tok.decode(text[place : place + 1]),
+        "after": tok.decode(text[place + 1 : place + 16]),
     }
 
 
@@ -110,7 +141,7 @@ def next_token(model, tok, ids: list[int]) -> dict:
     logits, _ = model.prefill([ids])  # (1, V)
     stages = {
         "the model's distribution": logits,
-        "top-k, k = 3": filtered(logits, ids, {"top_k": 3}),
+        f"top-k, k = {TOP_K}": filtered(logits, ids, {"top_k": TOP_K}),
         f"top-p, p = {TOP_P}": filtered(logits, ids, {"top_p": TOP_P}),
         "min-p, .3 of the best": filtered(logits, ids, {"min_p": 0.3}),
         "temperature .5": filtered(logits, ids, {"temperature": 0.5}),
@@ -156,15 +187,18 @@ def beam_tree(model, tok, ids: list[int], steps: int = 4, width: int = 3, pruned
     """The first steps of a beam search: kept and pruned paths, each with its parent's place in the step before (G5)."""
     tree = []
     places = {(): 0}  # of the kept paths in the step before
+    found = list(beam_steps(model, ids, Settings(max_new_tokens=steps), width))
+    best = max((done for step in found for done in step.finished), key=lambda done: done.score)
 
     def describe(path) -> dict:
         return {
             "parent": places[path.ids[:-1]],
             "text": tok.decode(path.ids[-1:]),
             "probability": math.exp(path.logprob),
+            "best": list(path.ids) == best.ids[: len(path.ids)],
         }
 
-    for step in beam_steps(model, ids, Settings(max_new_tokens=steps), width):
+    for step in found:
         tree.append({
             "kept": [describe(path) for path in step.kept],
             "pruned": [describe(path) for path in step.pruned[:pruned]],
@@ -193,6 +227,12 @@ def show(trace: dict) -> None:
             for row in trace["continuations"]
         ],
     )  # fmt: skip
+    odd = trace["least_likely"]
+    print(
+        f"  multinomial, 20 texts: {odd['unlikely']:,} of {odd['tokens']:,} tokens had less than {UNLIKELY:.0%} each;"
+    )
+    where = visible(f"{odd['before']}[{odd['token']}]{odd['after']}")
+    print(f"  the least likely, {odd['p']:.2g}, in brackets: …{' '.join(where.split())} …")
 
 
 def show_tasks(trace: dict) -> None:

@@ -5,6 +5,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -16,21 +17,24 @@ from scripts.playground.views import knob_milliseconds
 from scripts.support import comparison
 from scripts.support.fine_tuning import finetune as fine_tune_and_write
 from scripts.support.measuring.answers import (
+    as_far_as,
     as_question,
     as_text,
     base_answers,
     cloze,
     continuations,
+    decode_greedily,
     read_questions,
     sft_answers,
     share,
 )
+from scripts.support.measuring.text_loss import told
 from scripts.support.pretraining import prepare
 from scripts.support.pretraining import pretrain as pretrain_and_write
 from scripts.support.report import write_report
 from scripts.support.run_directory import read_rows, write_json
 from scripts.support.terminal import table, visible
-from sft import encode_examples, read_examples
+from sft import Message, encode_conversation, encode_examples, read_examples
 from sft.finetune import train
 
 SMALLER = {"n_layers": 1, "n_heads": 2, "d_model": 64, "d_ff": 176}  # for P6: the same text, steps and recipe
@@ -80,6 +84,8 @@ def tell(out: Path, seed: int, *, quick: bool, quiz: bool, memorised: bool) -> N
         "memorised": memorised,
         "documents": documents[:6],
         "pieces": pieces,
+        "shape": asdict(base.config),
+        "layout": laid_out(tok, demonstrations[0]),
         "trace": trace,
         "ten": [{**q, "told": t, "base": b, "sft": a} for q, t, b, a in zip(ten, told, asked, answered)],
     }
@@ -135,7 +141,7 @@ def learn_to_continue(tok, directory: Path, watch: Stopwatch, seed: int, *, quic
     with watch.stage("pretrain"):
         base, results = pretrain_and_write(tok, directory, pretrain.SHAPE, schedule, pretrain.BATCH_SIZE, seed)
         base.eval()
-    print(f"  loss {results['first_loss']:.2f} before, {results['val_loss']:.3f} on validation text after ", end="")
+    print(f"  loss {told(results['first_loss'])} before, {told(results['val_loss'])} on validation text after ", end="")
     print(f"{results['steps']} steps, {watch.seconds['pretrain']:.0f} s")
     return base, results
 
@@ -162,9 +168,10 @@ def ask_base_model(
         answers = {"n": len(questions), "base_cloze": cloze(base, tok, questions)}
         answers |= base_answers(base, tok, questions, demonstrations)
         told = continuations(base, tok, [as_text(tok, q["cloze"]) for q in ten], 6)
-        asked = continuations(base, tok, [as_text(tok, q["question"]) for q in ten], 40)
-    for q, said in list(zip(ten, asked))[:3]:
-        print(visible(f"  {q['question']} ⟶ {said.strip()}"))
+        said = decode_greedily(base, tok, [as_text(tok, q["question"]) for q in ten], 40)
+        asked = [as_far_as(tok, one) for one in said]
+    for q, text in list(zip(ten, asked))[:3]:
+        print(visible(f"  {q['question']} ⟶ {text.strip()}"))
     return answers, told, asked
 
 
@@ -186,7 +193,7 @@ def learn_to_answer(base, tok, out: Path, watch: Stopwatch, seed: int, *, quick:
             base=out / "base",
         )
     print(f"  {len(examples):,} demonstrations, {schedule['steps']} steps, {watch.seconds['finetune']:.0f} s")
-    print(f"  loss {losses['first_loss']:.2f} before, {losses['last_loss']:.3f} after")
+    print(f"  loss {told(losses['first_loss'])} before, {told(losses['last_loss'])} after")
 
     rows = encode_examples(tok, examples, base.context_length)
     results = {
@@ -226,9 +233,16 @@ def compare_with_smaller(
         model, results = pretrain_and_write(tok, directory, shape, schedule, pretrain.BATCH_SIZE, seed)
         results["cloze"] = cloze(model.eval(), tok, questions)
     size = larger["parameters"] / results["parameters"]
-    print(f"  loss {results['val_loss']:.3f}, and it knows {results['cloze']:.0%} of the facts")
-    print(f"  loss {larger['val_loss']:.3f}, and it knows {knows:.0%}, with {size:.0f} times the size")
+    print(f"  loss {told(results['val_loss'])}, and it knows {results['cloze']:.0%} of the facts")
+    print(f"  loss {told(larger['val_loss'])}, and it knows {knows:.0%}, with {size:.0f} times the size")
     return results
+
+
+def laid_out(tok, demonstration: dict) -> list[tuple[str, str]]:
+    """S3: a demonstration's tokens, each with its kind: "special", "learnt", both or ""."""
+    messages = [Message("user", demonstration["prompt"]), Message("assistant", demonstration["response"])]
+    kinds = lambda id, learnt: " ".join(["special"] * (id in tok.special_names) + ["learnt"] * learnt)
+    return [(tok.decode([id]), kinds(id, learnt)) for id, learnt in zip(*encode_conversation(tok, messages))]
 
 
 def show_answers(answers: dict) -> None:

@@ -12,7 +12,7 @@ from minigpt.data import Batches
 from minigpt.files.text_files import read_corpus
 from minigpt.files.writing import remove
 from scripts.support.measuring.answers import decode_greedily, question_and_answer, text_of
-from scripts.support.measuring.text_loss import WINDOW, text_loss
+from scripts.support.measuring.text_loss import WINDOW, text_loss, told
 from scripts.support.models import model_directory
 from scripts.support.run_directory import save_anew, write_json
 from scripts.support.stop_and_resume import LossLog
@@ -192,9 +192,9 @@ def show_before_and_after(asked: list[Question], before: Look, after: Look) -> N
         "text_loss": "loss on the base model's text",
     }
     if before.figures:
-        table(
-            ["", "before", "after"], [[names[key], before.figures[key], after.figures[key]] for key in before.figures]
-        )
+        shown = lambda key, figure: told(figure) if key.endswith("loss") else figure
+        rows = [[names[key], *(shown(key, look.figures[key]) for look in (before, after))] for key in before.figures]
+        table(["", "before", "after"], rows)
     for (messages, meant), old, new in list(zip(asked, before.texts, after.texts))[:3]:
         print()
         for label, line in [("", messages[-1].content), ("before: ", old), ("after:  ", new), ("meant:  ", meant)]:

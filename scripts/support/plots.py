@@ -13,7 +13,7 @@ from minigpt.files.writing import written_whole
 from scripts.support.run_directory import read_rows
 from scripts.support.terminal import visible
 
-INK, GREY, BLUE, ORANGE, GREEN = "#222222", "#b8b8b8", "#2f6db5", "#d9772b", "#3a8f5c"
+INK, SOFT, GREY, BLUE, ORANGE, GREEN = "#222222", "#5f6670", "#b8b8b8", "#2f6db5", "#d9772b", "#3a8f5c"
 
 
 def figure(width: float, height: float, rows: int = 1, columns: int = 1, **layout):
@@ -49,6 +49,12 @@ def loss_figure(log: Path, title: str, ln_vocab: float | None = None):
         axes.axhline(ln_vocab, color=INK, lw=0.8, ls=":", label=f"ln V = {ln_vocab:.2f}: knows nothing yet")
     axes.set(xlabel="step", ylabel="loss (nats per token)", title=title, ylim=(0, None))
     axes.legend(frameon=False, fontsize=9)
+
+    # the same scale in perplexity
+    ticks = [tick for tick in axes.get_yticks() if 0 <= tick <= axes.get_ylim()[1]]
+    right = axes.secondary_yaxis("right")
+    right.set_yticks(ticks, [f"{math.exp(tick):,.{0 if tick >= 2 else 1}f}" for tick in ticks])
+    right.set_ylabel("perplexity")
     return fig
 
 
@@ -156,7 +162,7 @@ def filter_figure(stages: list[tuple[str, list[float]]], tokens: list[str]):
         axes.barh(places, probabilities, color=[BLUE if p > 0 else GREY for p in probabilities])
         for place, p in zip(places, probabilities):
             axes.text(
-                p + 0.02 * most, place, f"{p:.2f}" if p else "out", va="center", fontsize=8, color=INK if p else GREY
+                p + 0.02 * most, place, f"{p:.2f}" if p else "out", va="center", fontsize=8, color=INK if p else SOFT
             )
         axes.set_title(title, fontsize=10, loc="left")
         axes.set(yticks=places, yticklabels=[visible(token) for token in tokens], xlim=(0, 1.25 * most), xticks=[])
@@ -180,8 +186,8 @@ def kept_figure(steps: list[dict]):
 def beam_svg(turns: list[dict], start: str) -> str:
     """A beam tree like the lecture's slide: paths by turn from left to right, kept ones dark, pruned ones grey.
 
-    turns: per turn {"kept": [...], "pruned": [...]} of {"parent", "text", "probability", "path"}; parent: a row of the
-    turn before among its kept. Each box shows the token and the probability of the whole path.
+    turns: per turn {"kept": [...], "pruned": [...]} of {"parent", "text", "probability", "best"}; parent: a row of the
+    turn before among its kept. Each box shows the token and the probability of the whole path; ★ marks the best one.
     """
     column, line, box = 150, 34, 118
     height = max(len(turn["kept"]) + len(turn["pruned"]) for turn in turns) * line + 50
@@ -194,10 +200,11 @@ def beam_svg(turns: list[dict], start: str) -> str:
         top = height / 2 - (len(entries) - 1) * line / 2
         for i, (entry, kept) in enumerate(entries):
             y, (from_x, from_y) = top + i * line, parents[entry["parent"]]
-            style = "kept" if kept else "pruned"
+            style = "best" if entry["best"] else "kept" if kept else "pruned"
+            text = escape(entry["text"]) + (" ★" if entry["best"] else "")
             bend = (from_x + box + x) / 2
             parts.append(f'<path class="{style}" d="M{from_x + box} {from_y} C{bend} {from_y} {bend} {y} {x} {y}"/>')
-            parts.append(_box(x, y, box, escape(entry["text"]), f"{entry['probability']:.3g}", style))
+            parts.append(_box(x, y, box, text, f"{entry['probability']:.3g}", style))
             if kept:
                 places.append((x, y))
         parents = places

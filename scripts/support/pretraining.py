@@ -31,6 +31,7 @@ from minigpt.fast import processes
 from minigpt.files.text_files import read_corpus
 from minigpt.files.tokenizer_json import to_json
 from minigpt.files.writing import write_text
+from scripts.support.measuring.text_loss import bits_per_byte
 from scripts.support.run_directory import refuse_existing, save_anew
 from scripts.support.stop_and_resume import LossLog, refuse_saves, stoppable
 from scripts.support.terminal import show_progress, show_reading
@@ -138,6 +139,7 @@ def pretrain(
     # the result
     save_anew(directory, model, tok)
     figures = summary(log)
+    figures["bits_per_byte"] = bits_per_byte(figures["val_loss"], tok, validation)
     log.plot()
     return model, {"ln_vocab": ln_vocab, "vocab_size": tok.vocab_size, "parameters": parameters} | figures
 

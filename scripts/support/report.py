@@ -5,10 +5,12 @@ from pathlib import Path
 
 from minigpt.files.writing import write_text
 from scripts.support import plots
+from scripts.support.measuring.text_loss import told
 from scripts.support.strategies import STRATEGIES
+from scripts.support.terminal import visible
 
 STYLE = """
-:root { --ink: #22262b; --soft: #6b7280; --line: #e3e6ea; --blue: #2f6db5; --orange: #d9772b; --green: #2f855a; }
+:root { --ink: #22262b; --soft: #5b626d; --line: #e3e6ea; --blue: #2a62a3; --orange: #a84b10; --green: #256b47; }
 * { box-sizing: border-box; }
 body { margin: 0; color: var(--ink); background: #fafaf8; font: 16px/1.55 Georgia, 'Times New Roman', serif; }
 main { max-width: 980px; margin: 0 auto; padding: 2.5rem 1.5rem 5rem; }
@@ -32,25 +34,37 @@ tr { border-bottom: 1px solid var(--line); } td.n, th.n { text-align: right; fon
 .facts b { display: block; font: 600 1.55rem/1.2 system-ui, sans-serif; } .facts span { color: var(--soft); font-size: .85rem; }
 .bar { background: var(--line); height: .55rem; border-radius: 4px; min-width: 120px; margin-top: .4rem; }
 .bar i { display: block; height: 100%; border-radius: 4px; background: var(--blue); }
-.right { color: var(--green); } .wrong { color: var(--orange); } .loop { background: #fde8d7; }
+.right { color: var(--green); } .wrong { color: var(--orange); } .right::before { content: "✓ "; } .wrong::before { content: "✗ "; }
+.repeat { background: #fde8d7; border-bottom: 1px solid var(--orange); }
+.unlikely { background: #fbd5d5; border: 2px solid #a3211b; border-radius: 4px; font-weight: 600; white-space: pre-wrap; }
+.laid span { background: #fff; border: 1px solid var(--line); } .laid .special { background: #fef3c7; font-weight: 600; }
+.laid .learnt { border-bottom: 3px solid var(--green); }
+dt { font-weight: 600; } dd { margin: 0 0 .6rem; max-width: 46rem; }
 .tree text { font: 13px system-ui, sans-serif; fill: var(--ink); } .tree .p { fill: var(--blue); font-size: 11px; }
 .tree rect { fill: #fff; stroke: var(--blue); } .tree path { fill: none; stroke: var(--blue); stroke-width: 1.6; }
-.tree .pruned rect { stroke: #d6d9dd; } .tree .pruned text { fill: #a3a8ae; } .tree path.pruned { stroke: #dfe2e6; }
+.tree .pruned rect { stroke: #d6d9dd; stroke-dasharray: 4 3; } .tree .pruned text { fill: var(--soft); } .tree path.pruned { stroke: #dfe2e6; }
+.tree .best rect { stroke-width: 3; } .tree .best text { font-weight: 700; } .tree path.best { stroke-width: 3; }
+@media (max-width: 700px) {
+  main { padding: 1.2rem 1rem 3rem; } figure { overflow-x: auto; } figure svg { width: auto; min-width: 660px; }
+  table, tbody, tr, td { display: block; width: 100%; } tr:first-child { display: none; } tr { padding: .5rem 0; }
+  td, td.n { text-align: left; padding: .15rem .6rem; } td:empty { display: none; }
+  td[data-label]::before { content: attr(data-label) ": "; color: var(--soft); }
+}
 ul.corpus { padding-left: 1.1rem; } ul.corpus li { margin: .25rem 0; }
 """
 
 
 def write_report(directory: Path, results: dict, story: dict) -> None:
     """Write report.html, the demo's story, into its directory."""
-    parts = [opening(results, story), text_and_tokens(story), pretraining(directory, results)]
-    parts += [comparison(story["trace"]), questions(directory, results, story)]
+    parts = [opening(results, story), text_and_tokens(story), pretraining(directory, results, story["shape"])]
+    parts += [comparison(story["trace"]), questions(directory, results, story), words()]
     write_page(directory / "report.html", "A language model, from text to answers", "".join(parts))
 
 
 def write_comparison(directory: Path, trace: dict) -> None:
     """Write compare.html: one prompt under every algorithm."""
     title = f"“{escape(trace['prompt'])} …”"
-    write_page(directory / "compare.html", title, f"<h1>{title}</h1>{comparison(trace)}")
+    write_page(directory / "compare.html", title, f"<h1>{title}</h1>{comparison(trace)}{words()}")
 
 
 def write_page(path: Path, title: str, body: str) -> None:
@@ -65,13 +79,20 @@ def section(title: str, statements: str, *parts: str) -> str:
 
 
 def rows(header: list[str], body: list[list[str]], numbers: set[int]) -> str:
-    """A table; the cells are HTML, those of the columns in `numbers` to the right."""
+    """A table; the cells are HTML, those of the columns in `numbers` to the right. A narrow page stacks the cells."""
+    to_right = [" class=n" if i in numbers else "" for i in range(len(header))]
+    labels = [f' data-label="{name}"' if name else "" for name in header]
+    first = "".join(f"<th{right}>{name}</th>" for right, name in zip(to_right, header))
+    lines = ["".join(f"<td{r}{label}>{cell}</td>" for r, label, cell in zip(to_right, labels, row)) for row in body]
+    return f"<table><tr>{first}</tr>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
 
-    def line(cells: list[str], tag: str) -> str:
-        marked = (f"<{tag}{' class=n' if i in numbers else ''}>{cell}</{tag}>" for i, cell in enumerate(cells))
-        return f"<tr>{''.join(marked)}</tr>"
 
-    return f"<table>{line(header, 'th')}{''.join(line(cells, 'td') for cells in body)}</table>"
+def spans(parts: list[tuple[str, str]], kind: str = "") -> str:
+    """Text in parts, each with its marks, as HTML; a part without marks is plain text unless each is of a kind."""
+    return "".join(
+        f'<span class="{kind} {mark}">{escape(visible(text))}</span>' if kind or mark else escape(visible(text))
+        for text, mark in parts
+    )
 
 
 def opening(results: dict, story: dict) -> str:
@@ -96,7 +117,7 @@ def opening(results: dict, story: dict) -> str:
 
 def text_and_tokens(story: dict) -> str:
     lines = "".join(f"<li>{escape(document)}</li>" for document in story["documents"])
-    pieces = "".join(f'<span class="token">{escape(piece)}</span>' for piece in story["pieces"])
+    pieces = spans([(piece, "") for piece in story["pieces"]], "token")
     quiz = ""
     if story["quiz"]:
         quiz = """<p class="soft">15 % of the documents are quiz pages, which ask and never answer. They are put there on purpose, to
@@ -108,19 +129,32 @@ def text_and_tokens(story: dict) -> str:
     )  # fmt: skip
 
 
-def pretraining(directory: Path, results: dict) -> str:
-    base = results["base"]
+def pretraining(directory: Path, results: dict, shape: dict) -> str:
+    base, smaller = results["base"], results["smaller"]
     picture = plots.svg(plots.loss_figure(directory / "base/log.jsonl", "pretraining", base["ln_vocab"]))
     return section(
         "A transformer learns to predict the next token", "P2 P3",
-        f"""<p>The first loss is {base["first_loss"]:.2f}: the model knows nothing, so every one of the V tokens is as good as
-        any other, and ln V = {base["ln_vocab"]:.2f}. After {base["steps"]} steps it is {base["val_loss"]:.3f} nats per token on text that it
-        hasn't seen.</p><figure>{picture}</figure>""",
+        f"""<p>The model has {shape["n_layers"]} layers of width {shape["d_model"]} with {shape["n_heads"]} attention heads, a window of
+        {shape["context_length"]} tokens and V = {shape["vocab_size"]} tokens to choose from: {base["parameters"]:,} parameters in all.</p>
+        <p>The first loss is {told(base["first_loss"])}: the model knows nothing, so every one of the V tokens is as good as
+        any other, and ln V = {base["ln_vocab"]:.2f}. After {base["steps"]} steps it is {told(base["val_loss"])} on text that it
+        hasn't seen. Both are in nats per token; the second is {base["bits_per_byte"]:.3f} bits per byte of the text.</p><figure>{picture}</figure>""",
+    ) + section(
+        "A smaller model on the same text", "P6",
+        "<p>The same text, steps and recipe, with fewer parameters and with those of the base model:</p>",
+        rows(
+            ["parameters", "loss on text it hasn't seen", "facts it can fill in"],
+            [
+                [f"{one['parameters']:,}", told(one["val_loss"]), f"{knows:.0%}"]
+                for one, knows in ((smaller, smaller["cloze"]), (base, results["answers"]["base_cloze"]))
+            ],
+            numbers={0, 1, 2},
+        ),
     )  # fmt: skip
 
 
 def comparison(trace: dict) -> str:
-    return next_token(trace) + beam_tree(trace) + continuations(trace) + tasks(trace)
+    return next_token(trace) + beam_tree(trace) + continuations(trace) + least_likely(trace) + tasks(trace)
 
 
 def next_token(trace: dict) -> str:
@@ -149,7 +183,7 @@ def beam_tree(trace: dict) -> str:
     return section(
         "Beam search looks further than one token", "G5",
         f"""<p>Three paths are kept at each step, out of all continuations of all of them. The figure beside a token is the
-        probability of the whole path; grey paths were pruned.</p>
+        probability of the whole path; dashed paths were pruned, and ★ follows the path that won: the most probable one at the end.</p>
         <figure>{tree}<figcaption>from “{escape(trace["look_at"])}”, width 3</figcaption></figure>""",
     )  # fmt: skip
 
@@ -161,7 +195,7 @@ def continuations(trace: dict) -> str:
         knobs = ", ".join(f"{name} {value}" for name, value in row["knobs"].items() if name != "temperature" or value)
         name = f"<b>{row['strategy'].replace('_', '-')}</b> <span class=tag>{strategy.statement}</span><br><span class=soft>{strategy.meaning}"
         body.append([
-            f"{name}{'; ' + knobs.replace('_', '-') if knobs else ''}</span>", escape(row["text"].strip()),
+            f"{name}{'; ' + knobs.replace('_', '-') if knobs else ''}</span>", spans(row["marked"]) + (" …" if row["text"].endswith(" …") else ""),
             f"{row['repetition']:.2f}", f"{row['distinct2']:.2f}", f"{row['logprob']:.2f}",
             "differs" if row["second_run_differs"] else "the same",
         ])  # fmt: skip
@@ -169,8 +203,21 @@ def continuations(trace: dict) -> str:
     return section(
         "The same prompt, continued by every algorithm", "G3 to G9",
         f"""<p>“{escape(trace["prompt"])} …”. The end token is taken away here, so that each algorithm has to fill the same length, longer than
-        a document. Note what repeats itself, and what a second run changes; the figures are means over the runs.</p>""",
+        a document; “…” marks where it was cut. Each algorithm has seeds of its own. The figures are means over the runs.</p>
+        <p><span class="repeat">Underlined</span> tokens repeat four tokens in a row that came before;
+        a <span class="unlikely">framed</span> one was drawn although the model gave it less than 1 %.</p>""",
         rows(header, body, numbers={2, 3, 4}),
+    )  # fmt: skip
+
+
+def least_likely(trace: dict) -> str:
+    odd = trace["least_likely"]
+    around = [("… " + odd["before"], ""), (odd["token"], "unlikely"), (odd["after"] + " …", "")]
+    return section(
+        "The weakness of drawing from everything", "G6",
+        f"""<p>In 20 more texts drawn from the whole distribution, {odd["unlikely"]:,} of {odd["tokens"]:,} tokens had a probability below 1 %
+        each. This is the least likely of them, of probability {odd["p"]:.2g}:</p><p>{spans(around)}</p>
+        <p>Top-k, top-p and min-p cut such tokens off.</p>""",
     )  # fmt: skip
 
 
@@ -234,11 +281,32 @@ def questions(directory: Path, results: dict, story: dict) -> str:
             numbers=set(),
         ),
     ) + section(
+        "A demonstration, laid out", "S3",
+        f"""<p>Special tokens open the prompt and the response. The <span class="laid"><span class="learnt">underlined</span></span> tokens
+        are learnt: the response, and the end token after it.</p><p class="laid">{spans(story["layout"], "token")}</p>""",
+    ) + section(
         "Fine-tuning: the same loop, other data", "S2 to S6",
         f"""<p>The loop that pretrained the model now runs on prompts and responses about <i>one half</i> of the town. Then the model is asked
-        {answers["n"]} questions about the other half, which it met in pretraining only.</p>
+        {answers["n"]} questions about the other half, which it met in pretraining only. The loss on the responses falls from
+        {told(results["sft"]["first_loss"])} to {told(results["sft"]["last_loss"])}.</p>
         <figure>{picture}</figure>{table}""",
         "<p style='margin-top:2rem'>The same ten questions, before and after:</p>",
         rows(["question", "base model continues", "fine-tuned model answers", "true"], body, numbers=set()),
         """<p class="soft">It isn't ready for use (S7): it answers the kind of question it was shown, and it is just as sure when it is wrong.</p>""",
     )  # fmt: skip
+
+
+def words() -> str:
+    """What the figures are called, and what they mean."""
+    meanings = {
+        "nats": "the unit of a natural logarithm. A token of probability p costs -ln p nats: 0 when it was certain, .69 for one half.",
+        "loss": "the mean of that cost over all tokens of a text.",
+        "perplexity": "e to the loss: the model is as unsure as if it chose among so many equally likely tokens.",
+        "bits per byte": "the loss counted in bits per byte of the text, so that models with other tokenizers can be compared.",
+        "entropy": "how open the next token is, in nats: 0 when one token is certain, ln V when all V are equally likely.",
+        "log-prob per token": "the mean of ln p over the tokens that an algorithm wrote; nearer to 0 is likelier to the model.",
+        "repeated 4-grams": "the share of runs of four tokens that came before in the same text: near 1 for a loop.",
+        "distinct pairs": "different pairs of neighbouring tokens per pair: near 0 for a loop, 1 where no pair comes twice.",
+    }
+    listed = "".join(f"<dt>{word}</dt><dd>{meaning}</dd>" for word, meaning in meanings.items())
+    return section("Words", "", f"<dl>{listed}</dl>")

@@ -18,6 +18,7 @@ STRATEGIES = {
     "top_k": Strategy("G7", {"top_k": 10}, "drawn from the k most probable"),
     "top_p": Strategy("G8", {"top_p": 0.9}, "drawn from the smallest set that reaches p"),
     "temperature": Strategy("G9", {"temperature": 0.7}, "drawn after sharpening"),
+    "high_temperature": Strategy("G9", {"temperature": 1.5}, "drawn after flattening"),
     "min_p": Strategy("", {"min_p": 0.1}, "drawn from those near the best"),
 }
 

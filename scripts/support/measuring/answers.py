@@ -89,6 +89,11 @@ def text_of(tok, said: Generation) -> str:
     return tok.decode(id for id in said.ids if id not in ends)
 
 
+def as_far_as(tok, said: Generation) -> str:
+    """The text of a generation; "…" marks one that is cut, perhaps within a word."""
+    return text_of(tok, said) + (" …" if said.stop in ("length", "context") else "")
+
+
 def as_text(tok, text: str) -> list[int]:
     """A text as a document begins in pretraining: in our own models, after an end token."""
     return [*tok.start, *tok.encode(text)]
