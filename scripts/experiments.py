@@ -14,12 +14,13 @@ from scripts.support.terminal import table, visible
 
 
 class Experiment(NamedTuple):
-    """A question, the one setting that changes, and what is measured."""
+    """A question, the one setting that changes, what is measured, and what that says of the first and last row."""
 
     question: str
     setting: str
     values: list
     shares: list[str]  # of the questions asked; names in NAMES
+    conclusion: str
     figure: str | None = None  # a measurement in another unit
 
     @property
@@ -31,22 +32,34 @@ EXPERIMENTS = {
     "demonstrations": Experiment(
         "How many demonstrations are needed? (S4)",
         "demonstrations", [10, 20, 40, 80, 160, 320, 640, 1280], ["exact", "unseen"],
+        "{least} demonstrations answer {first[exact]:.0%} of the questions, {most} answer {last[exact]:.0%}.",
     ),
     "loss": Experiment(
         "Loss on the responses, or on everything? (S3, S5)",
-        "loss on", ["response", "all"], ["exact", "unseen", "cloze"], "text_loss",
+        "loss on", ["response", "all"], ["exact", "unseen", "cloze"],
+        "With the loss on everything, {last[exact]:.0%} of the answers are right, on the responses {first[exact]:.0%}.",
+        "text_loss",
     ),
     "end": Experiment(
         "What does learning the end token do? (S3)",
-        "end token", ["learnt", "not learnt"], ["exact", "starts", "stopped"], "tokens",
+        "end token", ["learnt", "not learnt"], ["exact", "starts", "stopped"],
+        "Not learnt, it still ends {last[stopped]:.0%} of the answers: in pretraining it came after each document.\n"
+        "  Other answers run on, and so {last[exact]:.0%} are right, with it {first[exact]:.0%}.",
+        "tokens",
     ),
     "replay": Experiment(
         "Does a share of base documents keep it from forgetting? (S5)",
-        "replay", [0.0, 0.05, 0.2], ["exact", "unseen", "cloze"], "text_loss",
+        "replay", [0.0, 0.05, 0.2], ["exact", "unseen", "cloze"],
+        "With {most:.0%} of base documents the loss on base text is {last[text_loss]:.2f}, without any "
+        "{first[text_loss]:.2f};\n  {last[exact]:.0%} of the answers are right, without any {first[exact]:.0%}.",
+        "text_loss",
     ),
     "size": Experiment(
         "Does a larger base model answer better? (P6)",
-        "layers × width", ["1 × 32", "2 × 64", "4 × 128"], ["knew", "exact", "unseen"], "text_loss_before",
+        "layers × width", ["1 × 32", "2 × 64", "4 × 128"], ["knew", "exact", "unseen"],
+        "The smallest knows {first[knew]:.0%} of the facts and answers {first[exact]:.0%} right, the largest "
+        "{last[knew]:.0%} and {last[exact]:.0%}.",
+        "text_loss_before",
     ),
 }  # fmt: skip
 NAMES = {  # of what is measured
@@ -102,14 +115,20 @@ def perform(name: str, args: argparse.Namespace) -> None:
 
 
 def show(experiment: Experiment, found: list[dict]) -> None:
-    """Print a table, a row per value of the setting, and what the models say where an experiment keeps that."""
+    """Print a table, a row per value of the setting, what the models say where that is kept, and the conclusion."""
+    from scripts.support.measuring.text_loss import told
+
     header = [experiment.setting, *(NAMES[column] for column in experiment.columns)]
-    table(header, [[str(value), *(row[c] for c in experiment.columns)] for value, row in zip(experiment.values, found)])
+    shown = lambda column, figure: told(figure) if column.startswith("text_loss") else figure
+    rows = zip(experiment.values, found)
+    table(header, [[str(value), *(shown(c, row[c]) for c in experiment.columns)] for value, row in rows])
     if experiment.figure == "text_loss":
-        print(f"  (loss on base text before fine-tuning: {found[0]['text_loss_before']:.3f})")
+        print(f"  (loss on base text before fine-tuning: {told(found[0]['text_loss_before'])})")
     for value, row in zip(experiment.values, found):
         if "says" in row:
             print(visible(f"  {value}: {' '.join(row['says'].split())}"))
+    ends = {"least": experiment.values[0], "most": experiment.values[-1], "first": found[0], "last": found[-1]}
+    print("  " + experiment.conclusion.format(**ends))
 
 
 def draw(experiment: Experiment, found: list[dict], path: Path) -> None:

@@ -59,6 +59,12 @@ def test_an_experiment_gives_a_row_a_value_and_a_picture(town, tmp_path, capsys,
     assert experiment.question in said and f"{name}.png" in said
     assert (tmp_path / f"out/{name}/{name}.png").stat().st_size > 5_000
 
+    # the conclusion is of these very figures
+    shares = {f"{row[share]:.0%}" for row in (rows[0], rows[-1]) for share in experiment.shares}
+    conclusion = said[: said.rindex("picture:")].strip().splitlines()[-2:]
+    assert len([share for share in shares if any(share in line for line in conclusion)]) > 0
+    assert "{" not in "".join(conclusion) and conclusion[-1].endswith(".")
+
 
 def test_without_the_end_token_all_else_is_still_learnt():
     rows = Rows([[1, 2, 9], [3, 4, 5]], [[False, True, True], [False, False, True]], 0, 0)
