@@ -247,9 +247,10 @@ def test_everything_can_be_done_by_keyboard(port, watched):
 def test_a_bet_comes_before_the_bars(port, watched):
     page = watched(port)
     page.check("#predict")
-    assert page.locator("#bars .bar").count() == 0
+    assert page.locator("#bars .bar").count() == 0 and page.locator("#why").is_hidden()
     page.locator(".bets button").first.click()
     until(page, lambda: page.locator("#bars .bar").count() > 0)
+    assert page.locator("#why").is_visible()
     assert "Your bet has" in page.locator("#bars-note").inner_text()
     page.click("#step")
     until(page, lambda: page.locator(".bets button").count() > 0)

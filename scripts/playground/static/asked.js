@@ -11,7 +11,7 @@ function duel(id, open, { words, label, columns }) {
   const sides = columns.map(([model, form], place) => column(`${id}${place}`, model, form, open, field));
   const button = h("button", { type: "submit", class: "main" }, label);
   const form = h("form", {}, h("label", { for: field.id }, "Words for both"), field, h("div", { class: "row" }, button,
-    h("span", { class: "note" }, "The knobs hold here too; temperature 0 shows what each model finds most probable.")));
+    h("span", { class: "note" }, "The knobs hold here too. “Look inside” shows what a model finds probable right after these words.")));
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     startOrStop(button, () => stop(id), async () => {

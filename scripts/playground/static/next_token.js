@@ -25,14 +25,10 @@ function display(view) {
     $("bars-note").textContent = "";
     return show($("bars"));
   }
+  $("why-part").hidden = hidden(); // it would tell
   if (hidden()) return askForBet(view);
-  const last = view.stages.at(-1);
-  const first = view.rows.find((row) => row.p.at(-1) === null);
-  const cut = first ? ` The most probable one that is cut: ${readable(first.piece)}, with ${percent(first.p[0])}.` : "";
-  $("bars-note").textContent = `${number(last.kept)} of ${number(view.vocabulary)} tokens are left to draw from; the model gives them ${percent(view.mass)} together.${cut}`;
   const longest = Math.max(...view.rows.flatMap((row) => row.p), 0.001); // the scale of all bars
-  $("bars-note").textContent += ` The longest bar is ${percent(longest)}.`;
-  if (bet !== null) $("bars-note").textContent = `${verdict(view)} ${$("bars-note").textContent}`;
+  $("bars-note").textContent = [bet !== null && verdict(view), ...summary(view), `The longest bar is ${percent(longest)}.`].filter(Boolean).join(" ");
 
   const head = [h("th", { scope: "col" }, "token"), ...view.stages.map((stage) =>
     h("th", { scope: "col" }, STAGES[stage.name], h("small", {}, setting(stage.name), ` keeps ${number(stage.kept)}`)))];
@@ -48,6 +44,13 @@ function display(view) {
       h("thead", {}, h("tr", {}, head)), h("tbody", {}, rows),
       h("tfoot", {}, h("tr", {}, h("th", { scope: "row" }, "others"), others, counts() && h("td", {}))))),
     h("div", { class: "row" }, more(12, "12 tokens"), more(40, "40 tokens")));
+}
+
+function summary({ stages, vocabulary, mass, rows }) {
+  const left = `${number(stages.at(-1).kept)} of ${number(vocabulary)} tokens are left to draw from`;
+  const cut = rows.find((row) => row.p.at(-1) === null);
+  if (!cut) return [`${left}.`];
+  return [`${left}; the model gives them ${percent(mass)} together.`, `The most probable one that is cut: ${readable(cut.piece)}, with ${percent(cut.p[0])}.`];
 }
 
 function setting(name) {

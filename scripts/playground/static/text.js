@@ -98,7 +98,7 @@ export function start() {
   $("stop").value = state.stop.replaceAll("\n", "\\n");
   $("stop").addEventListener("input", () => {
     state.stop = $("stop").value.replaceAll("\\n", "\n");
-    refresh();
+    go(state.at, state.at);
   });
   $("endless").checked = state.endless;
   $("endless").addEventListener("change", () => {
