@@ -105,6 +105,9 @@ hint: .venv/test.done  ## TOPIC=top_p: one more of an exercise's three hints; N=
 book: .venv/course.done  ## the course as an offline site, into runs/book: ideas, the shipped code, examples, questions
 	$(PY) -m scripts.book $(call flag,--out,OUT) $(MORE)
 
+notebook: .venv/course.done  ## the same road as a notebook for Jupyter and Colab, runs/course.ipynb; ARGS=--run runs it too
+	$(PY) -m scripts.notebook $(call flag,--out,OUT) $(MORE)
+
 twin: .venv/demo.done  ## STEPS=300: train with PyTorch and with NumPy, and draw both loss curves in one picture
 	$(PY) -m scripts.twin $(call flag,--steps,STEPS) $(call flag,--out,OUT) $(COMMON)
 

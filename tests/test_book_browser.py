@@ -1,12 +1,13 @@
 """The book in a real browser: no page is wider than its window, every text can be read, in light and in dark."""
 
 import pytest
-from test_playground_browser import CHROMIUM, FLAGS, Axe, playwright
+import test_playground_browser as browser
 
 pytest.importorskip("markdown_it", reason="the book's packages are missing: pip install .[course]")
 from scripts.book import site
 
 pytestmark = pytest.mark.slow
+chromium = browser.chromium  # the fixture
 
 
 @pytest.fixture(scope="module")
@@ -14,14 +15,6 @@ def book(tmp_path_factory):
     out = tmp_path_factory.mktemp("book") / "book"
     site.build(out)
     return out
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 WINDOWS = pytest.mark.parametrize("width, scheme", [(1280, "light"), (1920, "dark"), (390, "dark")])
@@ -47,7 +40,7 @@ def test_a_page_of_each_kind_can_be_read_by_everyone(book, chromium, width, sche
     wrong = []
     for name in ("index", "06_greedy_and_beam", "lecture", "source/minigpt/fast/kernels.py"):
         page.goto((book / f"{name}.html").as_uri())
-        found = Axe().run(page, options={"runOnly": ["wcag2a", "wcag2aa"]}).response["violations"]
+        found = browser.Axe().run(page, options={"runOnly": ["wcag2a", "wcag2aa"]}).response["violations"]
         wrong += [f"{name}: {one['id']}: {one['nodes'][0]['html'][:200]}" for one in found]
     page.close()
     assert wrong == []
