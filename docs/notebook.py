@@ -164,7 +164,8 @@ def continued(model, prompt, max_new_tokens=40, **settings):
 
 
 for question in world.questions[:5]:
-    print(f"{question['cloze']} …{continued(base, question['cloze'], 2, temperature=0)}   ({question['value']})")
+    said = continued(base, question["cloze"], 6, temperature=0).split(".")[0]
+    print(f"{question['cloze']} …{said}   ({question['value']})")
 print(f"{cloze(base, tok, world.questions):.0%} of {len(world.questions)} facts")
 
 # %% [markdown]
