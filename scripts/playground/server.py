@@ -26,6 +26,7 @@ BODY = 65_536  # bytes of a request
 SECONDS = 120  # of a generation, the wait for its turn included
 AT_ONCE = {"start": views.start, "next": views.next_token, "draws": views.draws, "layout": views.layout}
 ONE_BY_ONE = {"beam": views.beam, "run": views.run, "curves": views.curves}
+PLAINLY = {"Not Found": "there is no such page", "Method Not Allowed": "views are asked by POST, pages by GET"}
 HEADERS = {
     "content-security-policy": "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
@@ -143,9 +144,7 @@ async def read_body(request: Request) -> dict:
 async def refuse(request: Request, problem: Exception) -> Response:
     """One clear sentence for whatever went wrong."""
     if isinstance(problem, HTTPException):
-        said = {405: "views are asked by POST, pages by GET", 404: "there is no such page"}
-        plain = problem.detail in ("Not Found", "Method Not Allowed")
-        return sentence(problem.status_code, said[problem.status_code] if plain else problem.detail)
+        return sentence(problem.status_code, PLAINLY.get(problem.detail, problem.detail))
     if isinstance(problem, ValueError | OSError):
         return sentence(400, one_line(problem))
     return sentence(500, f"a mistake in the playground itself: {one_line(problem)}")

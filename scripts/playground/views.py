@@ -126,18 +126,14 @@ def token(tok, id: int) -> dict:
 
 def start(session: Session, body: dict) -> dict:
     """What the page needs once: models, knobs, presets, and where in the source each panel's functions stand."""
+    told = lambda statement, function: {"statement": statement, "name": function.__name__, "where": where(function)}
     return {
         "models": list(session.models),
         "first": session.first,
         "knobs": {name: {"meaning": knob.meaning, "default": DEFAULTS.get(name)} for name, knob in KNOBS.items()},
         "strategies": {name: strategy._asdict() for name, strategy in STRATEGIES.items()},
         "tasks": TASKS,
-        "shown": {
-            panel: [
-                {"statement": number, "name": function.__name__, "where": where(function)} for number, function in of
-            ]
-            for panel, of in SHOWN.items()
-        },
+        "shown": {panel: [told(*pair) for pair in pairs] for panel, pairs in SHOWN.items()},
     }
 
 
@@ -207,8 +203,8 @@ def distribution(tok, stages: list[tuple[str, Tensor]], u: float, shown: int) ->
     rows = {id for left in most for id in left.isfinite().nonzero()[:, 0].tolist()} | ({choice} - {None})
     rows = sorted(rows, key=lambda id: (-probability[0, id].item(), id))
     tail = probability.index_fill(-1, torch.tensor(rows), 0).sum(-1).tolist()  # of all other tokens, at each stage
-    stages_told = [
-        {"name": name, "kept": (n := kept(left)), "others": n - kept(left[rows]), "others_p": p}
+    told = [
+        {"name": name, "kept": kept(left), "others": kept(left) - kept(left[rows]), "others_p": p}
         for (name, left), p in zip(stages, tail)
     ]
 
@@ -224,7 +220,7 @@ def distribution(tok, stages: list[tuple[str, Tensor]], u: float, shown: int) ->
         "blocked": blocked,
         "vocabulary": V,
         "mass": probability[0, filtered > filters.OUT].sum().item(),  # of what is left, by the model
-        "stages": stages_told,
+        "stages": told,
         "rows": [row(id) for id in rows],
     }
 

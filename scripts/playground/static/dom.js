@@ -17,14 +17,16 @@ function fill(element, properties, children) {
     else if (name === "style") Object.entries(value).forEach(([key, to]) => element.style.setProperty(key, to));
     else element.setAttribute(name, value === true ? "" : value);
   }
-  element.append(...children.flat(Infinity).filter((child) => child != null && child !== false));
+  element.append(...present(children));
   return element;
 }
+
+const present = (children) => children.flat(Infinity).filter((child) => child != null && child !== false);
 
 // Put new children into a container; the focus stays where it was, by the key of its element.
 export function show(container, ...children) {
   const focused = container.contains(document.activeElement) ? document.activeElement.dataset.key : null;
-  container.replaceChildren(...children.flat(Infinity).filter((child) => child != null && child !== false));
+  container.replaceChildren(...present(children));
   if (focused) container.querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus();
 }
 

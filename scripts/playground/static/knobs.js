@@ -13,27 +13,25 @@ const SLIDERS = {
   no_repeat_ngram: ["no repeated n-gram", 1, 6, 1, 4],
   max_new_tokens: ["maximum length", 1, 200, 1],
 };
-const OFF_FIRST = ["temperature", "top_k", "top_p", "min_p", "repetition_penalty", "no_repeat_ngram"];
 
 function knob(name, [label, min, max, step, whenOn]) {
   const slider = h("input", { type: "range", id: `knob-${name}`, min, max, step, "aria-label": label });
   const exact = h("input", { type: "number", id: `exact-${name}`, min, step: "any", "aria-label": `${label}, exactly` });
   const parts = [exact, slider];
-  slider.addEventListener("input", () => turn(name, Number(slider.value)));
-  exact.addEventListener("change", () => exact.value !== "" && turn(name, Number(exact.value)));
+  slider.addEventListener("input", () => turn({ [name]: Number(slider.value) }));
+  exact.addEventListener("change", () => exact.value !== "" && turn({ [name]: Number(exact.value) }));
   let title = h("label", { for: slider.id }, label);
   if (whenOn !== undefined) {
     const on = h("input", { type: "checkbox", id: `on-${name}` });
-    on.addEventListener("change", () => turn(name, on.checked ? whenOn : null));
+    on.addEventListener("change", () => turn({ [name]: on.checked ? whenOn : null }));
     title = h("label", { class: "check" }, on, ` ${label}`);
   }
   return h("div", { class: "knob", id: `row-${name}`, title: state.start.knobs[name].meaning }, title, ...parts);
 }
 
-export function turn(name, value) {
-  if (name === "seed") state.seed = value;
-  else state.knobs[name] = value;
-  state.uniform = null;
+function turn(knobs, more = {}) {
+  Object.assign(state.knobs, knobs);
+  Object.assign(state, { uniform: null }, more);
   display();
   refresh();
 }
@@ -54,19 +52,16 @@ function display() {
 
 // Several knobs at once; those that move light up for a moment.
 function preset(title, arguments_) {
-  for (const name of OFF_FIRST) {
-    const value = arguments_[name] ?? state.start.knobs[name].default;
-    if (value === state.knobs[name]) continue;
-    state.knobs[name] = value;
+  const { max_new_tokens: _, ...sliders } = SLIDERS; // a preset leaves the length as it is
+  const values = Object.keys(sliders).map((name) => [name, arguments_[name] ?? state.start.knobs[name].default]);
+  for (const [name] of values.filter(([name, value]) => value !== state.knobs[name])) {
     const row = $(`row-${name}`);
     row.classList.remove("moved");
     void row.offsetWidth; // so that the animation begins anew
     row.classList.add("moved");
   }
   say(`${title}: ${JSON.stringify(arguments_)}`);
-  state.uniform = null;
-  display();
-  refresh();
+  turn(Object.fromEntries(values));
 }
 
 export function start() {
@@ -75,7 +70,7 @@ export function start() {
   $("model").addEventListener("change", () => begin({ model: $("model").value }));
 
   const seed = h("input", { type: "number", id: "seed", min: 0, step: 1 });
-  seed.addEventListener("change", () => turn("seed", Math.max(0, Math.floor(Number(seed.value)))));
+  seed.addEventListener("change", () => turn({}, { seed: Math.max(0, Math.floor(Number(seed.value))) }));
   const rows = Object.entries(SLIDERS).map(([name, slider]) => knob(name, slider));
   $("knobs").append(...rows, h("div", { class: "knob" }, h("label", { for: "seed" }, "seed"), seed));
 
