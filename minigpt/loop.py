@@ -98,7 +98,7 @@ def accumulate_gradients(forward: nn.Module, batch: Batch, config: TrainConfig) 
     return loss
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode, in which a sharded model gathers weights that no later step can train
 def evaluate(model: nn.Module, batches: Iterable[Batch], precision: str = "fp32") -> float:
     """Mean loss in nats over all learnt targets of the batches, each target counting the same.
 
@@ -147,7 +147,7 @@ def _check_finite(model: nn.Module, step: int, loss: float, grad_norm: float, lr
     if math.isfinite(loss) and math.isfinite(grad_norm):
         return
     gradients = ((name, p.grad) for name, p in model.named_parameters() if p.grad is not None)
-    bad = next((name for name, gradient in gradients if not gradient.isfinite().all()), "none")
+    bad = next((name for name, gradient in gradients if not gradient.norm().isfinite()), "none")
     raise FloatingPointError(
         f"step {step}: loss {loss}, gradient norm {grad_norm} at learning rate {lr:g}; first gradient that is not "
         f"finite: {bad}. Try a smaller learning rate; the weights are those of step {step - 1}"

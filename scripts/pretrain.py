@@ -16,7 +16,8 @@ from scripts.support.run_directory import locked, write_json
 SHAPE = {"context_length": 128, "n_layers": 4, "n_heads": 4, "d_model": 128, "d_ff": 352, "dropout": 0.0}
 VOCAB_SIZE, BATCH_SIZE = 768, 32
 SCHEDULE = {"steps": 700, "lr": 4e-3, "optimizer": "muon", "muon_lr": 0.02, "micro_batches": 1, "precision": "auto"}
-NUMPY_SCHEDULE = {"steps": 2000, "lr": 2e-3, "optimizer": "adamw", "precision": "fp32"}  # the twin has no others
+ADAMW = {"steps": 2000, "lr": 2e-3, "optimizer": "adamw"}  # for a sharded model, which has no Muon
+NUMPY_SCHEDULE = ADAMW | {"precision": "fp32"}  # the twin has no others
 
 
 def main() -> None:
@@ -27,25 +28,27 @@ def main() -> None:
     args.resume = False if args.resume is None else which_save(args.resume)
     args.data = [pattern for text in args.data for pattern in patterns_in(text)]
     choose_schedule(args)
-    with joined(args.device) as device:
+    with joined(args.device, args.shard) as device:
         pretrain_on_files(args, device)
 
 
 def choose_schedule(args: argparse.Namespace) -> None:
     """Fill in the schedule that isn't set by hand. ValueError that names a flag which doesn't belong to this run."""
     typed = {name for name in SCHEDULE if getattr(args, name) is not None}
-    defaults = SCHEDULE | (NUMPY_SCHEDULE if args.backend == "numpy" else {})
+    by_numpy = args.backend == "numpy"
+    defaults = SCHEDULE | (NUMPY_SCHEDULE if by_numpy else ADAMW if args.shard else {})
     vars(args).update({name: defaults[name] for name in SCHEDULE if name not in typed})
 
     strange = {"muon_lr": args.optimizer != "muon" and "muon_lr" in typed}
-    if args.backend == "numpy":
-        has_not = {"resume": False, "save_every": None, "compile": False, "dropout": 0.0, "micro_batches": 1}
-        has_not |= {"optimizer": "adamw", "precision": "fp32"}
-        strange |= {name: getattr(args, name) != value for name, value in has_not.items()}
+    has_not = {"optimizer": "adamw", "compile": False} if by_numpy or args.shard else {}
+    if by_numpy:
+        has_not |= {"resume": False, "save_every": None, "dropout": 0.0, "micro_batches": 1, "precision": "fp32"}
+        has_not |= {"shard": False, "recompute": False}
         strange["device"] = args.device == "cuda"
+    strange |= {name: getattr(args, name) != value for name, value in has_not.items()}
     found = [f"--{name.replace('_', '-')} {getattr(args, name)}" for name, is_strange in strange.items() if is_strange]
     if found:
-        whose = "--backend numpy" if args.backend == "numpy" else f"--optimizer {args.optimizer}"
+        whose = "--backend numpy" if by_numpy else "--shard" if args.shard else f"--optimizer {args.optimizer}"
         raise ValueError(f"{', '.join(found)}: {whose} has no such choice, leave it out")
 
 
@@ -95,6 +98,7 @@ def train_and_report(args: argparse.Namespace, device: str, shape: dict, schedul
         save_every = max(1, args.steps // 10) if args.save_every is None else args.save_every
         saving = {"settings": settings, "save_every": save_every, "resume": args.resume}
     options = dict(backend=args.backend, device=device, compile=args.compile)
+    options |= dict(shard=args.shard, recompute=args.recompute)
     tok = open_tokenizer(args.out)
     _, result = pretrain(tok, args.out, shape, schedule, args.batch_size, args.seed, **options, **saving)
 
@@ -132,6 +136,8 @@ def parsed() -> argparse.Namespace:
         "--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: cuda if there is one (default)"
     )
     parser.add_argument("--compile", action="store_true", help="torch.compile the model: pays after some minutes")
+    parser.add_argument("--shard", action="store_true", help="each process of torchrun holds a share of the model")
+    parser.add_argument("--recompute", action="store_true", help="keep few activations: less memory, more time")
     parser.add_argument("--vocab-size", type=int, default=VOCAB_SIZE, help="tokens at most (default: %(default)s)")
     parser.add_argument("--batch-size", type=whole(1), default=BATCH_SIZE, help="rows per step (default: %(default)s)")
     parser.add_argument("--backend", choices=["torch", "numpy"], default="torch", help="numpy: the twin, by hand")

@@ -142,7 +142,8 @@ MARKS = [
     for mark in node.decorator_list
     if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "has_twin"
 ]
-NOT_TWINS = {"minigpt.fast.muon", "minigpt.fast.engine_numpy"}  # another optimizer; what a twin hands small models to
+# Another optimizer; what a twin hands small models to; not faster, but for larger models.
+NOT_TWINS = {"minigpt.fast.muon", "minigpt.fast.engine_numpy", "minigpt.fast.sharded"}
 
 
 def module_of(mark: ast.expr, name: str) -> str:
@@ -193,7 +194,7 @@ def lines(names: list[str]) -> int:
 
 def test_the_plain_edition_and_its_longest_files_keep_their_budgets():
     assert lines(PLAIN) <= 2576
-    assert lines(list(FILES)) <= 5196
+    assert lines(list(FILES)) <= 5414
     for name in [name for name in PLAIN if name.split(".")[-1] in BUDGETS]:
         assert lines([name]) <= BUDGETS[name.split(".")[-1]], name
 

@@ -15,6 +15,8 @@ class Muon:
     """
 
     def __init__(self, parameters: dict[str, Tensor], momentum: float = 0.95, dtype: torch.dtype = torch.float32):
+        if any(hasattr(weight, "full_tensor") for weight in parameters.values()):
+            raise ValueError("optimizer='muon': needs whole matrices, a sharded model has only shares; use 'adamw'")
         self.parameters, self.momentum, self.dtype = parameters, momentum, dtype
         self.moments = {f"momentum.{name}": torch.zeros_like(p) for name, p in parameters.items()}
 

@@ -17,8 +17,13 @@ def accumulate_gradients(forward: nn.Module, batch: Batch, config: TrainConfig) 
     if size() == 1:
         return alone(forward, batch, config)
 
-    # the gradient of this process's rows, if it has any to learn, as their part of the batch's mean
     torch.manual_seed(torch.initial_seed() + rank())  # processes drop different activations
+    if is_sharded(forward):
+        from . import sharded  # here: it loads much of torch.distributed
+
+        return sharded.accumulate_gradients(forward, batch, config)
+
+    # the gradient of this process's rows, if it has any to learn, as their part of the batch's mean
     mine = Batch(batch.inputs[rank() :: size()], batch.targets[rank() :: size()])
     part, loss = mine.learnt() / batch.learnt(), 0.0
     if part > 0:
@@ -46,6 +51,11 @@ def size() -> int:
 def rank() -> int:
     """This process's number among them, from 0."""
     return distributed.get_rank() if size() > 1 else 0
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether each process holds only its share of the model, as sharded.py splits it."""
+    return any(hasattr(parameter, "full_tensor") for parameter in model.parameters())
 
 
 def total(number: float, device: torch.device | str = "cpu") -> float:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from ..loop import TrainState
 from .huggingface import EARLIER
@@ -25,30 +25,48 @@ def save_checkpoint(
 
     A kill at any moment leaves every earlier checkpoint whole, and one that is complete is never changed. settings:
     what the run depends on, as JSON, to be compared when it is resumed. sha256.json holds the files' hashes, by which
-    later damage is noticed.
+    later damage is noticed. Of a sharded model, every process must call it, and writes its shares into a file.
     """
     final = Path(run) / "checkpoints" / f"step-{state.step}"
     with suppress(ValueError, OSError):
         _check_whole(final)
         return final
 
-    # write it
-    for left_over in final.parent.glob(".step-*"):
-        remove(left_over)
-    final.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(final) as aside:
-        aside.mkdir()
-        write_tensors(aside / "model.safetensors", _tensors(model))
-        write_tensors(aside / "optimizer.safetensors", state.moments)
-        write_json(aside / "state.json", {"step": state.step, "settings": settings or {}})
-        write_json(aside / "sha256.json", {name: file_hash(aside / name) for name in FILES})
+    # write it: one process, or the processes of a sharded model together
+    tensors = _tensors(model)
+    shared = _sharded(tensors)
+    first = not shared or distributed.get_rank() == 0
+    if first:
+        for left_over in final.parent.glob(".step-*"):
+            remove(left_over)
+        final.parent.mkdir(parents=True, exist_ok=True)
+    if shared:
+        from . import shards  # here: it loads much of torch.distributed
+
+        with shards.written_together(final) as aside:
+            shards.write(aside, tensors | state.moments)
+            if first:
+                _describe(aside, state, settings)
+    else:
+        with written_whole(final) as aside:
+            aside.mkdir()
+            write_tensors(aside / "model.safetensors", tensors)
+            write_tensors(aside / "optimizer.safetensors", state.moments)
+            _describe(aside, state, settings)
 
     # remove all but the last `keep`; later ones belong to a continuation that was given up for this one
-    saved = checkpoints(run)
+    saved = checkpoints(run) if first else []
     up_to_now = [path for path in saved if _step(path) <= state.step]
     for path in set(saved) - set(up_to_now[-keep:]):
         remove(path)
     return final
+
+
+def _describe(directory: Path, state: TrainState, settings: dict | None) -> None:
+    """Write step and settings, and then the hash of every file."""
+    write_json(directory / "state.json", {"step": state.step, "settings": settings or {}})
+    files = sorted(path for path in directory.iterdir() if path.name != "sha256.json")
+    write_json(directory / "sha256.json", {path.name: file_hash(path) for path in files})
 
 
 def load_checkpoint(
@@ -58,18 +76,22 @@ def load_checkpoint(
 
     FileNotFoundError when it isn't there; ValueError when a file is damaged, when the model is another one, or when
     the run was saved with other settings than these. Each names the file or the setting. The model then stays as it
-    was, and no other checkpoint is taken instead.
+    was, and no other checkpoint is taken instead. A sharded model resumes in any number of processes, each of which
+    must call it; sharded or not, a model takes what the other has saved.
     """
     path = _find(run, step)
     content = read_json(path / "state.json")
     if type(content.get("step")) is not int or not isinstance(content.get("settings"), dict):
         raise ValueError(f"{path / 'state.json'}: must hold the number of a step and an object of settings")
-    weights, moments = (
-        {name: tensor.read() for name, tensor in read_tensors(path / file).items()} for file in FILES[:2]
-    )
+    tensors = _tensors(model)
+    in_shards = _sharded(tensors) or not (path / "model.safetensors").exists()
+    if not in_shards:
+        weights, moments = (
+            {name: tensor.read() for name, tensor in read_tensors(path / file).items()} for file in FILES[:2]
+        )
 
     # is it this run's?
-    if any("query_key_value" in name for name in weights):
+    if not in_shards and any("query_key_value" in name for name in weights):
         raise ValueError(f"{path}: {EARLIER}")
     if settings is not None:
         now, was = json.loads(json.dumps(settings)), content["settings"]  # as JSON has it: a tuple is a list
@@ -77,7 +99,10 @@ def load_checkpoint(
         if different:
             values = "; ".join(f"{name}={now.get(name)!r}, it was {was.get(name)!r}" for name in different)
             raise ValueError(f"{path}: saved by another run than the one to resume: {values}")
-    tensors = _tensors(model)
+    if in_shards:
+        from . import shards
+
+        return TrainState(content["step"], shards.read(path, tensors, together=_sharded(tensors)))
     if {name: saved.shape for name, saved in weights.items()} != {name: ours.shape for name, ours in tensors.items()}:
         raise ValueError(f"{path}: the tensors are those of another model than the one to resume")
 
@@ -91,6 +116,11 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
     """All that a model keeps: its parameters, a tied one once, and the buffers that its state dict has."""
     kept = model.state_dict().keys()
     return dict(model.named_parameters()) | {name: each for name, each in model.named_buffers() if name in kept}
+
+
+def _sharded(tensors: dict[str, Tensor]) -> bool:
+    """Whether they are a sharded model's, of which each process has only its share."""
+    return any(hasattr(tensor, "full_tensor") for tensor in tensors.values())
 
 
 def checkpoints(run: Path | str) -> list[Path]:
@@ -123,10 +153,13 @@ def _find(run: Path | str, step: int | None) -> Path:
 
 def _check_whole(checkpoint: Path) -> None:
     """ValueError unless each file of a checkpoint is, byte for byte, what was written."""
-    for name in ("sha256.json", *FILES):
+    if not (checkpoint / "sha256.json").is_file():
+        raise ValueError(f"{checkpoint / 'sha256.json'}: is missing")
+    hashes = read_json(checkpoint / "sha256.json")
+    names = sorted(hashes) if any(name.startswith("shard-") for name in hashes) else FILES
+    for name in names:
         if not (checkpoint / name).is_file():
             raise ValueError(f"{checkpoint / name}: is missing")
-    hashes = read_json(checkpoint / "sha256.json")
-    for name in FILES:
+    for name in names:
         if file_hash(checkpoint / name) != hashes.get(name):
             raise ValueError(f"{checkpoint / name}: damaged: its hash is not the one in sha256.json")

@@ -29,7 +29,7 @@ def written_whole(path: Path | str) -> Iterator[Path]:
     ['a.txt']
     """
     path = Path(path)
-    aside = path.with_name(f".{path.name}.partial")
+    aside = beside(path)
     remove(aside)  # a process that was killed may have left it
     try:
         yield aside
@@ -42,6 +42,11 @@ def written_whole(path: Path | str) -> Iterator[Path]:
         _sync(path.parent)
     finally:
         remove(aside)
+
+
+def beside(path: Path) -> Path:
+    """The hidden path at which a file or directory is written."""
+    return path.with_name(f".{path.name}.partial")
 
 
 def remove(path: Path) -> None:

@@ -92,23 +92,31 @@ def pretrain(
     backend: str = "torch",
     device: str = "cpu",
     compile: bool = False,
+    shard: bool = False,
+    recompute: bool = False,
     settings: dict | None = None,
     save_every: int = 0,
     resume: int | bool = False,
 ) -> tuple[GPT, dict]:
     """Train a base model on the directory's token files; write model, log.jsonl and loss.png there.
 
-    shape, schedule: arguments of GPTConfig and TrainConfig. backend: "numpy" for the twin without autograd. settings:
-    of a run that can be stopped and resumed; they must be the same then. save_every: steps between saves, 0 for none.
+    shape, schedule: arguments of GPTConfig and TrainConfig. backend: "numpy" for the twin without autograd. shard:
+    each process holds a share of the model. recompute: activations are computed again instead of kept. settings: of a
+    run that can be stopped and resumed; they must be the same then. save_every: steps between saves, 0 for none.
     resume: the step of a save, or True for the newest. Returns the model and its results; of several processes only
-    the first writes, and the others get no results.
+    the first writes the log and the model, and the others get no results.
     """
     config = TrainConfig(**schedule, seed=seed)
     training, validation = (read_tokens(directory / f"{name}.npy", tok.vocab_size) for name in ("train", "val"))
 
     # build a model, or resume a saved one
     torch.manual_seed(seed)
-    model = GPT(GPTConfig(vocab_size=tok.vocab_size, **shape)).to(device)
+    model = GPT(GPTConfig(vocab_size=tok.vocab_size, **shape))
+    if shard or recompute:
+        from minigpt.fast import sharded  # here: it loads much of torch.distributed
+    if recompute:
+        sharded.recompute(model)
+    model = sharded.shard(model, device) if shard else model.to(device)
     state = TrainState()
     if resume:
         state = load_checkpoint(directory, model, settings, None if resume is True else resume)
@@ -120,23 +128,27 @@ def pretrain(
         steps = numpy_steps(model, batches, config)
     else:
         steps = train(model, batches, config, state, torch.compile(model) if compile else None)
-    save_step = lambda: save_checkpoint(directory, model, state, settings)
+    first = processes.rank() == 0
+    needed = first or shard  # to measure and to save
+    save_step = lambda: save_checkpoint(directory, model, state, settings) if needed else None
+    validate = lambda: validation_loss(model, validation, tok, config) if needed else None
     if settings:
         steps = stoppable(steps, directory, save_step, device)
 
-    # take them: the first process measures, shows and writes, others only take part
-    if processes.rank() > 0:
-        for _ in steps:
-            pass
-        return model, {}
+    # take them: the first process shows and logs
     parameters = sum(parameter.numel() for parameter in model.parameters())
     ln_vocab = math.log(tok.vocab_size)
-    print(f"  {parameters:,} parameters, {len(training):,} tokens; before training, loss is ln V = {ln_vocab:.2f}")
-    log = LossLog(directory, done)
-    steps = show_progress(steps, config.steps, "pretrain", done)
-    watch(steps, config, log, lambda: validation_loss(model, validation, tok, config), save_step, save_every)
+    log = None
+    if first:
+        print(f"  {parameters:,} parameters, {len(training):,} tokens; before training, loss is ln V = {ln_vocab:.2f}")
+        log = LossLog(directory, done)
+        steps = show_progress(steps, config.steps, "pretrain", done)
+    watch(steps, config, log, validate, save_step, save_every)
 
     # the result
+    model = sharded.gather(model) if shard else model
+    if not first:
+        return model, {}
     save_anew(directory, model, tok)
     figures = summary(log)
     figures["bits_per_byte"] = bits_per_byte(figures["val_loss"], tok, validation)
@@ -157,7 +169,7 @@ def numpy_steps(model: GPT, batches: Batches, config: TrainConfig) -> Iterator[S
 def watch(
     steps: Iterable[Step],
     config: TrainConfig,
-    log: LossLog,
+    log: LossLog | None,
     validate: Callable[[], float],
     save_step: Callable[[], object],
     save_every: int,
@@ -166,7 +178,9 @@ def watch(
     validate_every = max(1, config.steps // 10)
     for step in steps:
         last = step.step == config.steps
-        log.add(step, validate() if last or step.step % validate_every == 0 else None)
+        loss = validate() if last or step.step % validate_every == 0 else None
+        if log:
+            log.add(step, loss)
         if save_every and (last or step.step % save_every == 0):
             save_step()
 

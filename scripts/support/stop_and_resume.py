@@ -46,9 +46,9 @@ def stoppable(steps: Iterable, directory: Path, save: Callable[[], object], devi
 
                 # whichever process received the signal, all stop after the same step
                 if processes.total(stop.signal, device):
+                    save()
                     with once() as first:
                         if first:
-                            save()
                             print(f"\nstopped after step {step.step}; {how_to_resume(directory)}", file=sys.stderr)
                     sys.exit(128 + (stop.signal or signal.SIGINT))
         except FloatingPointError as problem:

@@ -1,5 +1,6 @@
 """Several processes take part in one run: torchrun starts them, and they meet here."""
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -16,10 +17,11 @@ def processes() -> int:
 
 
 @contextmanager
-def joined(device: str) -> Iterator[str]:
+def joined(device: str, sharded: bool = False) -> Iterator[str]:
     """Meet the other processes of the run, if torchrun started several; gives the device of this one.
 
-    A user's mistake is met by all of them; only the first process reports it.
+    sharded: a model that is split needs a group even of one process. A user's mistake is met by all of them; only the
+    first process reports it.
     """
     import torch
     from torch import distributed
@@ -28,25 +30,37 @@ def joined(device: str) -> Iterator[str]:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     elif device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: PyTorch finds no such device here, leave it out or use cpu")
-    if processes() == 1:
+    if processes() == 1 and not sharded:
         yield device
         return
     if device == "cuda":
-        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
         torch.cuda.set_device(device)
 
     # Loaded before there is a group, or its functions' defaults would keep the group and its threads to the very end.
     import torch.distributed.nn
 
     # A very long limit: the others wait while the first prepares or evaluates, and torchrun ends them if it dies.
-    distributed.init_process_group("gloo" if device == "cpu" else "nccl", timeout=timedelta(days=7))
+    alone = {"store": distributed.HashStore(), "rank": 0, "world_size": 1} if processes() == 1 else {}
+    distributed.init_process_group("gloo" if device == "cpu" else "nccl", timeout=timedelta(days=7), **alone)
     try:
         yield device
-    except (ValueError, FileNotFoundError, FloatingPointError):
+    except (ValueError, OSError, FloatingPointError):
         if distributed.get_rank() == 0:
             raise
         sys.exit(2)
     distributed.destroy_process_group()
+    if sharded:
+        let_go_of_meshes()
+
+
+def let_go_of_meshes() -> None:
+    """Let the group end, threads and all: PyTorch's caches keep a sharded model's mesh, which keeps the group."""
+    from torch.distributed.device_mesh import DeviceMesh
+
+    for mesh in [each for each in gc.get_objects() if type(each) is DeviceMesh]:
+        getattr(mesh, "_pg_registry", {}).clear()
+    gc.collect()
 
 
 @contextmanager
