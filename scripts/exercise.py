@@ -8,84 +8,12 @@ import json
 import shutil
 import textwrap
 from pathlib import Path
-from typing import NamedTuple
 
 from scripts.support.command_line import Parser, run
+from scripts.support.exercises.guide import TOPICS, Exercise
 
 ROOT = Path(__file__).parent.parent
 COPIED = ("plain_or_fast", "minigpt", "decoding", "sft", "scripts", "tests", "pyproject.toml")
-
-
-class Exercise(NamedTuple):
-    """A piece of the source to write again, and the tests that fail without it."""
-
-    statement: str  # of the lecture
-    file: str
-    name: str  # the function whose body is taken out, Class.function for a method
-    task: str
-    tests: str  # what pytest is called with
-    only: str = ""  # take out just the statement of the function that begins so
-
-
-TOPICS = {
-    "bpe_merge": Exercise(
-        "P1", "minigpt/tokenizer.py", "learn_merges", "count pairs, merge the most frequent one everywhere, repeat",
-        "minigpt/tokenizer.py tests/test_tokenizer.py -k 'training_learns or plain_one or a_tie_goes or by_hand_with'"),
-    "bpe_encode": Exercise(
-        "P1", "minigpt/tokenizer.py", "encode_ordinary", "merge the earliest learnt pair until none is left",
-        "minigpt/tokenizer.py tests/test_tokenizer.py -k by_hand"),
-    "norm": Exercise(
-        "P2", "minigpt/formulas.py", "rms_norm", "divide by the root mean square over the last axis, then scale",
-        "minigpt/formulas.py tests/test_formulas.py -k rms_norm"),
-    "rotary": Exercise(
-        "P2", "minigpt/formulas.py", "rotary", "turn each pair of entries by its angle",
-        "minigpt/formulas.py tests/test_formulas.py -k 'rotary'"),
-    "attention": Exercise(
-        "P2", "minigpt/formulas.py", "causal_attention", "softmax(q·k / sqrt D) v, where the mask allows it",
-        "minigpt/formulas.py tests/test_formulas.py -k 'causal_attention or attention_is or no_logit_is'"),
-    "kv_cache": Exercise(
-        "P2", "minigpt/model.py", "Attention.forward", "put the keys and values of earlier tokens in front",
-        "tests/test_model.py -k 'the_cache or reordered_rows'", only="if cache:"),
-    "cross_entropy": Exercise(
-        "P3", "minigpt/formulas.py", "cross_entropy", "the mean of -log p(target) over the targets that are learnt",
-        "minigpt/formulas.py tests/test_formulas.py -k cross_entropy"),
-    "adamw": Exercise(
-        "P3", "minigpt/optim.py", "AdamW.step", "update both running means, decay matrices, move every parameter",
-        "minigpt/optim.py tests/test_optim.py -k 'adamw or decayed'"),
-    "attention_backward": Exercise(
-        "P3", "minigpt/numpy_gpt.py", "attention_backward", "from dy back to dx and the two weights' gradients",
-        "tests/test_numpy_gpt.py -k 'attentions_backward or blocks_backward or models_backward'"),
-    "stop": Exercise(
-        "G2", "decoding/generate.py", "why_stop", '"blocked", "eos", "length", "context", or None to go on',
-        "tests/test_decoding_slides.py -k whichever_is_first"),
-    "choice": Exercise(
-        "G4", "decoding/generate.py", "generate_steps", "id: the argmax at temperature 0, else drawn",
-        "tests/test_decoding_slides.py -k 'for_loop or greedy_takes or multinomial'",
-        only="if settings.temperature == 0:"),
-    "beam": Exercise(
-        "G5", "decoding/beam.py", "beam_steps", "go down the ranking: what is kept, what is pruned, what has finished?",
-        "tests/test_decoding_slides.py tests/test_decoding_beam.py -k 'beam_slide or plain_one or width_one'",
-        only="for rank, "),
-    "multinomial": Exercise(
-        "G6", "decoding/generate.py", "draw", "walk up the cumulative distribution until it passes the uniform number",
-        "decoding/generate.py tests/test_decoding_filters.py -k draw"),
-    "top_k": Exercise(
-        "G7", "decoding/filters.py", "top_k", "keep the k most probable; of equals, the lowest ids",
-        "decoding/filters.py tests/test_decoding_filters.py -k top_k"),
-    "top_p": Exercise(
-        "G8", "decoding/filters.py", "top_p", "keep the smallest set of most probable tokens that reaches p",
-        "decoding/filters.py tests/test_decoding_filters.py -k top_p"),
-    "temperature": Exercise(
-        "G9", "decoding/filters.py", "temperature", "divide the logits by t, and mind t = 0 and overflow",
-        "decoding/filters.py tests/test_decoding_filters.py -k temperature"),
-    "template_mask": Exercise(
-        "S3", "sft/template.py", "encode_conversation", "lay each message out, and say which tokens are learnt",
-        "sft/template.py tests/test_template.py -k 'encode_conversation or by_hand or exactly_the_responses'",
-        only="for place, message in "),
-    "collation": Exercise(
-        "S5", "sft/data.py", "collate", "inputs without their last id, targets shifted by one, IGNORE where not learnt",
-        "tests/test_sft_data.py -k 'batch_laid_out_by_hand or adds_neither_loss'"),
-}  # fmt: skip
 
 
 def without(source: str, exercise: Exercise) -> str:
@@ -155,8 +83,6 @@ def make(topic: str, directory: Path, overwrite: bool = False) -> Path:
 
 def describe(topic: str) -> str:
     """The task as text: what to write, its signature and docstring from the source, and the rules for the edges."""
-    from scripts.support.exercises.guide import GUIDES
-
     exercise = TOPICS[topic]
     function = find((ROOT / exercise.file).read_text(encoding="utf-8"), exercise.name)
     signature = f"{exercise.name}({ast.unparse(function.args)})" + (
@@ -165,11 +91,11 @@ def describe(topic: str) -> str:
     parts = [f"{exercise.statement}  {exercise.name}: {exercise.task}", signature, ast.get_docstring(function) or ""]
     if exercise.only:
         parts.append(f"Only the part that began `{exercise.only}` is missing: look around it for the names in reach.")
-    parts.append("Rules: " + GUIDES[topic].rules)
-    first = GUIDES[topic].cases[0]
+    parts.append("Rules: " + exercise.rules)
+    first = exercise.cases[0]
     parts.append(f"For example: {first.code} gives {first.right}")
     described = "\n\n".join("\n".join(fold(part)) for part in parts if part)
-    helpers = [f"\n    {line}" for line in GUIDES[topic].helpers(first.code)]
+    helpers = [f"\n    {line}" for line in exercise.helpers(first.code)]
     return described + "".join(["\nwhere", *helpers] if helpers else [])
 
 
@@ -184,14 +110,12 @@ def fold(text: str) -> list[str]:
 
 def next_hint(topic: str, directory: Path, number: int | None = None) -> list[str]:
     """The hints up to a number from 1 to 3; without one, one more than were shown before."""
-    from scripts.support.exercises.guide import GUIDES
-
     file = directory / "hints.json"
     shown = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     count = number or min(shown.get(topic, 0) + 1, 3)
     directory.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(shown | {topic: max(count, shown.get(topic, 0))}), encoding="utf-8")
-    lines = [f"{i} of 3: {hint}" for i, hint in enumerate(GUIDES[topic].hints[:count], 1)]
+    lines = [f"{i} of 3: {hint}" for i, hint in enumerate(TOPICS[topic].hints[:count], 1)]
     return [part for line in lines for part in fold(line)]
 
 

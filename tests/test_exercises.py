@@ -1,12 +1,17 @@
 """The exercises: each one's gap fails its tests, the shipped source passes them, and nobody's work is written over."""
 
 import ast
+import contextlib
+import io
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
+import tempfile
 import textwrap
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,19 +22,20 @@ from plain_or_fast import plain
 from scripts import exercise
 from scripts.exercise import ROOT, TOPICS, make, without
 from scripts.support.exercises import cases, grading
-from scripts.support.exercises.guide import GUIDES
+from scripts.support.exercises.guide import lecture_order, read_topic
 
 
-def graded(directory, tests: list[str]) -> str:
+def graded(directory, tests: list[str], fast: bool) -> str:
     """What pytest prints in a directory, as a student has it."""
-    command = [sys.executable, "-m", "pytest", "-x", "--tb=line", *tests]
-    plain = os.environ | {"MINIGPT_PLAIN": "1"}  # else a faster twin would run in place of the gap
-    return subprocess.run(command, cwd=directory, env=plain, capture_output=True, text=True).stdout
+    command = [sys.executable, "-m", "pytest", "-x", "-n", "0", "--tb=line", *tests]
+    edition = os.environ | {"MINIGPT_PLAIN": "0" if fast else "1"}  # else a faster twin would run in place of the gap
+    return subprocess.run(command, cwd=directory, env=edition, capture_output=True, text=True).stdout
 
 
-def all_tests() -> list[str]:
+def all_tests(fast: bool) -> list[str]:
     """The tests of all exercises as one call: every file, and every name that one of them chooses."""
-    calls = [shlex.split(piece.tests) for piece in TOPICS.values()]  # files, "-k", names
+    pieces = [piece for piece in TOPICS.values() if piece.fast == fast]
+    calls = [shlex.split(piece.tests) for piece in pieces]  # files, "-k", names
     files = sorted({file for *files, _, _ in calls for file in files})
     return [*files, "-k", " or ".join(f"({names})" for *_, names in calls)]
 
@@ -66,9 +72,24 @@ def test_a_topic_points_at_what_is_there():
         without(source, piece._replace(only="for runk, "))
 
 
-def test_topics_come_in_the_lecture_s_order_and_there_are_ten_or_more():
-    numbers = [(("P", "G", "S").index(piece.statement[0]), int(piece.statement[1:])) for piece in TOPICS.values()]
-    assert numbers == sorted(numbers) and len(numbers) >= 10
+def test_the_plain_pieces_come_first_and_each_kind_in_the_lecture_s_order():
+    found = [lecture_order(piece) for piece in TOPICS.values()]
+    assert found == sorted(found) and len(set(found)) == len(found) >= 18
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (("rules", "rulez"), "top_p.toml: 'rules' is missing"),
+        (("place", "plaice"), "unexpected keyword argument 'plaice'"),
+        (("[[wrong]]", "[wrong"), "top_p.toml: "),
+    ],
+)
+def test_a_topic_s_file_with_a_wrong_key_is_named(tmp_path, change, says):
+    text = (ROOT / "scripts/support/exercises/topics/top_p.toml").read_text(encoding="utf-8")
+    (tmp_path / "top_p.toml").write_text(text.replace(*change), encoding="utf-8")
+    with pytest.raises(ValueError, match=re.escape(says)):
+        read_topic(tmp_path / "top_p.toml")
 
 
 def test_an_exercise_says_where_to_write_and_how_to_grade_and_is_not_written_over(monkeypatch, capsys, tmp_path):
@@ -119,21 +140,18 @@ def test_the_list_tells_statement_file_and_state_of_each(monkeypatch, capsys, tm
     assert "2 tried, 0 solved." in listed()
 
 
-def test_each_exercise_has_rules_cases_and_three_hints_of_rising_strength():
-    assert GUIDES.keys() == TOPICS.keys()
-    for topic, guide in GUIDES.items():
-        assert guide.rules and guide.cases and len(set(guide.hints)) == 3, topic
-        assert sum(
-            "`" in hint or "(" in hint or "[" in hint or "→" in hint or "/" in hint for hint in guide.hints[2:]
-        ), topic
+def test_each_exercise_has_rules_cases_two_wrong_answers_and_three_hints_of_rising_strength():
+    for topic, piece in TOPICS.items():
+        assert piece.rules and piece.cases and len(piece.wrong) >= 2 and len(set(piece.hints)) == 3, topic
+        assert re.search(r"[`(\[→/=]", piece.hints[2]), topic
 
 
 @pytest.mark.parametrize("topic", TOPICS)
 def test_the_first_cases_are_right_on_the_shipped_source_and_its_mistakes_are_wrong(topic):
-    guide, known = GUIDES[topic], {}
-    with plain():
-        exec(guide.prelude, known)
-        for case in guide.cases:
+    piece, known = TOPICS[topic], {}
+    with contextlib.nullcontext() if piece.fast else plain():
+        exec(piece.prelude, known)
+        for case in piece.cases:
             judged = cases.judge(case._asdict(), known)
             assert judged["right"], (case, judged)
             right = cases.plain(eval(case.right, dict(known)))
@@ -147,7 +165,7 @@ def test_a_task_states_signature_docstring_rules_and_an_example(topic):
     words = " ".join(text.split())
     function = exercise.find((ROOT / piece.file).read_text(encoding="utf-8"), piece.name)
     assert f"{piece.name}({ast.unparse(function.args)})" in words and piece.task in words
-    assert "Rules: " + " ".join(GUIDES[topic].rules.split()) in words and "For example: " in words
+    assert "Rules: " + piece.rules in words and "For example: " in words
     assert all(len(line) <= 125 for line in text.splitlines())
 
 
@@ -181,84 +199,93 @@ def test_an_exercise_that_was_not_begun_can_not_be_graded(monkeypatch, capsys, t
     refuses(monkeypatch, capsys, "make exercise TOPIC=top_p first", exercise, "--grade", "--topic", "top_p")
 
 
-def planted(directory: Path, topic: str, lines: str) -> list[str]:
-    """What is said of a copy where these lines stand in the gap."""
-    file = make(topic, directory, overwrite=True)
-    text = file.read_text(encoding="utf-8")
-    [(gap, indent)] = re.findall(r"^(( *)raise NotImplementedError\('your turn.*)$", text, re.M)
-    file.write_text(text.replace(gap, textwrap.indent(lines, indent)), encoding="utf-8")
-    said, right = grading.try_cases(topic, TOPICS[topic], directory)
-    return [] if right else said
+def forks(test):
+    """Mark a test that forks this process."""
+    test = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")(test)
+    return pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no fork")(test)
 
 
+@pytest.fixture(scope="module")
+def workbench(tmp_path_factory):
+    """A student's copy, in which one file after the other is changed."""
+    directory = tmp_path_factory.mktemp("workbench")
+    make("stop", directory, overwrite=True)
+    return directory
+
+
+def plant(directory: Path, topic: str, lines: str) -> list[str]:
+    """What is said of a copy where these lines stand in the gap; nothing if its first cases are right."""
+    piece = TOPICS[topic]
+    shipped = (ROOT / piece.file).read_text(encoding="utf-8")
+    text = without(shipped, piece)
+    [(gap, indent)] = re.findall(r"^(( *)raise NotImplementedError\(['\"]your turn.*)$", text, re.M)
+    (directory / piece.file).write_text(text.replace(gap, textwrap.indent(lines, indent)), encoding="utf-8")
+    said, share = grading.try_cases(piece, directory)
+    (directory / piece.file).write_text(shipped, encoding="utf-8")
+    return [] if share == 1 else said
+
+
+def forked(command, directory, fast, limits, text="") -> grading.Done:
+    """What grading.in_directory gives, but without waiting for torch: a child of this process has loaded it already."""
+    with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                os.dup2(stdout.fileno(), 1)
+                os.dup2(stderr.fileno(), 2)
+                os.environ["MINIGPT_PLAIN"] = "0" if fast else "1"
+                for name in list(sys.modules):
+                    if name.partition(".")[0] in ("plain_or_fast", "minigpt", "decoding", "sft", "scripts"):
+                        del sys.modules[name]
+                os.chdir(directory)
+                sys.path.insert(0, str(directory))
+                sys.stdin, sys.stderr = io.StringIO(text), stderr
+                runpy.run_path(command[1], run_name="__main__")
+                code = 0
+            except BaseException:
+                traceback.print_exc(file=stderr)
+            finally:
+                stderr.flush()
+                os._exit(code)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        stdout.seek(0)
+        stderr.seek(0)
+        return grading.Done(code, stdout.read(), stderr.read())
+
+
+@forks
+@pytest.mark.parametrize("topic", TOPICS)
+def test_each_typical_wrong_answer_is_named(monkeypatch, workbench, topic):
+    monkeypatch.setattr(grading, "in_directory", forked)
+    for wrong in TOPICS[topic].wrong:
+        said = plant(workbench, topic, wrong.answer)
+        assert any(wrong.says in line for line in said) and any("✗" in line for line in said), (wrong, said)
+
+
+def test_a_wrong_answer_is_named_in_a_process_of_its_own_too(workbench):
+    said = plant(workbench, "top_p", TOPICS["top_p"].wrong[0].answer)
+    assert any("nothing was taken out" in line for line in said)
+
+
+@forks
 @pytest.mark.parametrize(
-    ("topic", "lines", "says"),
+    ("lines", "says"),
     [
-        ("top_p", "return logits", "nothing was taken out"),
-        pytest.param("top_p", """ranked, order = logits.sort(descending=True, stable=True)
-mass = ranked.double().softmax(-1).cumsum(-1)
-out = (mass >= p).roll(1, -1)
-out[..., 0] = False
-return ranked.masked_fill(out, OUT)""", "still in sorted order", marks=pytest.mark.slow),
-        pytest.param("top_p", """ranked, order = logits.sort(descending=True, stable=True)
-out = ranked.double().softmax(-1).cumsum(-1) > p
-return torch.empty_like(logits).scatter(-1, order, ranked.masked_fill(out, OUT))""", "the largest set below p",
-                     marks=pytest.mark.slow),
-        pytest.param("top_k", "return logits.masked_fill(logits < logits.topk(min(k, logits.numel()))[0].min(), OUT)",
-                     "exactly k stay", marks=pytest.mark.slow),
-        pytest.param("bpe_merge", "return []", "The most frequent pair is merged first.", marks=pytest.mark.slow),
-        pytest.param("norm", "return x / x.norm(dim=-1, keepdim=True) * weight", "not their sum",
-                     marks=pytest.mark.slow),
-        pytest.param("norm", "return (x - x.mean(-1, keepdim=True)) / x.std(-1, correction=0, keepdim=True) * weight",
-                     "that is LayerNorm", marks=pytest.mark.slow),
-        pytest.param("attention", "return softmax(query @ key.transpose(2, 3) / math.sqrt(query.size(-1))) @ value",
-                     "the causal mask is missing", marks=pytest.mark.slow),
-        pytest.param("attention", """mask = causal_mask(query.size(2), key.size(2))
-return softmax((query @ key.transpose(2, 3)).masked_fill(~mask, -math.inf)) @ value""", "aren't divided by the root",
-                     marks=pytest.mark.slow),
-        pytest.param("cross_entropy", """learnt = (targets != ignore).float()
-return -(logits.log_softmax(-1).gather(-1, targets.clamp(0)[:, None])[:, 0] * learnt).mean()""",
-                     "only the learnt ones count", marks=pytest.mark.slow),
-        pytest.param("stop", """if length == settings.max_new_tokens:
-    return "length"
-return "eos" if id in settings.end_ids else None""", "the end token is told before", marks=pytest.mark.slow),
-        pytest.param("multinomial", "return logits.argmax(-1)", "the uniform number decides", marks=pytest.mark.slow),
-        pytest.param("temperature", "return logits * t", "it was flattened", marks=pytest.mark.slow),
-        pytest.param("temperature", "return logits / t", "divided by 0", marks=pytest.mark.slow),
-        pytest.param("choice", "id = filtered.argmax().item()", "the most probable token every time",
-                     marks=pytest.mark.slow),
-        pytest.param("collation", """inputs = [rows.ids[i][:-1] for i in picks]
-return Batch.from_rows(inputs, [rows.ids[i][1:] for i in picks])""", "the prompt is learnt", marks=pytest.mark.slow),
-        pytest.param("template_mask", """for message in dialogue:
-    if message.role == "assistant":
-        add(tok.encode(message.content), learnt=True)
-        add(fixed(template.end), learnt=False)
-    else:
-        add([*fixed(template.question), *tok.encode(message.content), *fixed(template.answer)], learnt=False)""",
-                     "the end token isn't learnt", marks=pytest.mark.slow),
-        pytest.param("kv_cache", "pass", "only the new tokens are there", marks=pytest.mark.slow),
-        pytest.param("stop", "while True:\n    ", "can't be run", marks=pytest.mark.slow),
+        ("while True:\n    ", "the file can't be run: "),
+        ("print('eos')\nimport os\nos._exit(0)", "is there an exit in it?"),
+        ("import sys\nsys.exit('enough')", "yours: SystemExit: enough"),
     ],
-)  # fmt: skip
-def test_a_typical_mistake_is_named(tmp_path, topic, lines, says):
-    said = planted(tmp_path / topic, topic, lines)
-    assert any(says in line for line in said) and any("✗" in line for line in said), said
+)
+def test_code_that_can_t_be_run_or_exits_is_graded_all_the_same(monkeypatch, workbench, lines, says):
+    monkeypatch.setattr(grading, "in_directory", forked)
+    said = plant(workbench, "stop", lines)
+    assert any(says in line for line in said), said
 
 
 def test_a_gap_is_called_unwritten(tmp_path):
     make("stop", tmp_path / "stop")
-    assert grading.try_cases("stop", TOPICS["stop"], tmp_path / "stop") == (["  nothing is written yet"], False)
-
-
-def test_each_gradient_is_told_apart():
-    known = {}
-    exec(GUIDES["attention_backward"].prelude, known)
-    right = known["twin"].attention_backward
-    wrong = lambda dy, cache: (right(dy, cache)[0] + 0.5, right(dy, cache)[1])
-    known["twin"] = type("Twin", (), {"attention": staticmethod(known["twin"].attention), "attention_backward": wrong})
-    known["twin"].attention_backward = staticmethod(wrong)
-    judged = cases.judge(GUIDES["attention_backward"].cases[0]._asdict(), known)
-    assert not judged["right"] and "'dx': 0.5, 'query': 0.0" in judged["got"]
+    assert grading.try_cases(TOPICS["stop"], tmp_path / "stop") == (["  nothing is written yet"], 0)
 
 
 @pytest.mark.slow
@@ -283,11 +310,12 @@ def test_a_solution_is_graded_solved_and_a_rarer_mistake_is_told_by_a_test(monke
 def test_each_gap_fails_its_tests_and_the_shipped_source_passes_them_all(tmp_path):
     def gap(topic: str) -> str:
         make(topic, tmp_path / topic)
-        return graded(tmp_path / topic, shlex.split(TOPICS[topic].tests))
+        return graded(tmp_path / topic, shlex.split(TOPICS[topic].tests), TOPICS[topic].fast)
 
     with ThreadPoolExecutor(2) as pool:
-        shipped = pool.submit(graded, ROOT, all_tests())
+        shipped = [pool.submit(graded, ROOT, all_tests(fast), fast) for fast in (False, True)]
         for topic, printed in zip(TOPICS, pool.map(gap, TOPICS)):
             assert f"NotImplementedError: your turn: {TOPICS[topic].task}" in printed, (topic, printed)
             assert re.search(r"\n1 failed, (\d+ deselected )?", printed) and "passed" not in printed, (topic, printed)
-        assert re.search(r"\n\d+ passed, (\d+ skipped, )?\d+ deselected in", shipped.result()), shipped.result()
+        for edition in shipped:
+            assert re.search(r"\n\d+ passed, (\d+ skipped, )?\d+ deselected in", edition.result()), edition.result()

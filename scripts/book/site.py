@@ -16,7 +16,6 @@ from minigpt.files.reading import read_json
 from minigpt.files.writing import write_text, written_whole
 from scripts.book import checking, drawn, examples, figures
 from scripts.exercise import ROOT
-from scripts.support.exercises.guide import GUIDES
 
 CHAPTERS = ROOT / "docs/book"
 BESIDE = ("lecture", "known_bugs", "results", "troubleshooting", "numpy_twin")  # pages of docs/ that chapters point to
@@ -161,7 +160,7 @@ def fenced(kind: str, argument: str, content: str, chapter: Drawn, parts, markdo
         piece = drawn.exercise(argument)
         chapter.files.add(piece.file)
         where = source_page(piece.file), drawn.code(piece.file, piece.name).first
-        return parts.exercise(argument, piece, GUIDES[argument].rules, where)
+        return parts.exercise(argument, piece, piece.rules, where)
     if kind == "{statements}":
         return parts.statements(drawn.statements(argument.split(), chapter.results), chapter.demo)
     if kind == "{question}":

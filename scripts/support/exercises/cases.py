@@ -5,6 +5,7 @@ python -m scripts.support.exercises.cases < cases.json     # {"prelude": …, "c
 
 import json
 import math
+import os
 import sys
 
 
@@ -44,17 +45,24 @@ def judge(case: dict, known: dict) -> dict:
     right = plain(eval(case["right"], dict(known)))
     try:
         got = plain(eval(case["code"], dict(known)))
-    except Exception as problem:
-        return {"right": False, "got": f"{type(problem).__name__}: {problem}", "expected": repr(right), "mistake": ""}
+    except BaseException as problem:  # an exit too: it costs this case, and the next one is tried
+        return {
+            "right": False,
+            "got": f"{type(problem).__name__}: {problem}"[:300],
+            "expected": repr(right),
+            "mistake": "",
+        }
     named = [words for wrong, words in case["mistakes"].items() if same(got, plain(eval(wrong, dict(known))))]
-    return {"right": same(got, right), "got": repr(got), "expected": repr(right), "mistake": "".join(named[:1])}
+    return {"right": same(got, right), "got": repr(got)[:300], "expected": repr(right), "mistake": "".join(named[:1])}
 
 
 def main() -> None:
     asked = json.load(sys.stdin)
-    known = {}
-    exec(asked["prelude"], known)
-    print(json.dumps([judge(case, known) for case in asked["cases"]]))
+    with os.fdopen(os.dup(1), "w") as answer:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what the code itself prints goes nowhere
+        known = {}
+        exec(asked["prelude"], known)
+        answer.write(json.dumps([judge(case, known) for case in asked["cases"]]))
 
 
 if __name__ == "__main__":
