@@ -135,6 +135,9 @@ smollm: .venv/smollm.done  ## PROMPT="…": every algorithm on a real model, Smo
 sizes: .venv/demo.done  ## parameters of GPT-2, Llama 3 and SmolLM2 by our own config, and what training 405B takes
 	@$(PY) -m scripts.sizes
 
+scale: .venv/demo.done  ## bytes per process for weights, gradients, moments, activations: plain, replicated, sharded, recomputed
+	@$(PY) -m scripts.scale $(call flag,--out,OUT) $(MORE)
+
 .venv/demo.done: pyproject.toml constraints.txt
 	$(INSTALL) demo
 	@touch $@

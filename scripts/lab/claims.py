@@ -15,6 +15,7 @@ from scripts.exercise import ROOT, find
 from scripts.support.command_line import Parser, file_name, run
 
 RESULTS = Path("runs/demo/results.json")
+SCALE = Path("runs/scale/results.json")  # what `make scale` has measured
 
 
 class Claim(NamedTuple):
@@ -31,6 +32,16 @@ def _years(results: dict) -> str:
     speed = 6 * results["base"]["parameters"] * results["base"]["tokens_per_second"]  # FLOPs per second, as in sizes.py
     years = 6 * sizes.PUBLISHED["Llama 3 405B"] * sizes.TRAINING_TOKENS / speed / 3.156e7
     return f"{speed / 1e9:,.0f} GFLOP/s here: Llama 3 405B in {years / 1e6:,.0f} million years"
+
+
+def _scale(results: dict) -> str:
+    if "scale" not in results:
+        return f"{_years(results)}; make scale measures the rest"
+    plain, split = results["scale"]["plain"], results["scale"]["sharded"]
+    kept = results["scale"]["recomputed"]["activations"] / plain["activations"]
+    share = split["weights"] / plain["weights"]
+    whose = f"each of {results['scale']['processes']} processes holds {share:.0%} of the weights"
+    return f"{whose}; {kept:.0%} of the activations are kept when they are recomputed; {_years(results)}"
 
 
 def _sizes_compared(results: dict) -> str:
@@ -79,10 +90,10 @@ CLAIMS = {
     ),
     "P4": Claim(
         "At scale the hard part is engineering",
-        "scripts/sizes.py: training; minigpt/loop.py: train",
-        "speed of the demo's pretraining, and how long Llama 3 405B would take at it",
-        "scripts/lab/claims.py: _years",
-        _years,
+        "minigpt/fast/sharded.py: shard, recompute; scripts/sizes.py: training; minigpt/loop.py: train",
+        "bytes that a process holds (`make scale`); how long Llama 3 405B would take at the demo's speed",
+        "scripts/scale.py: measure; scripts/lab/claims.py: _years",
+        _scale,
     ),
     "P5": Claim(
         "A base model has picked up knowledge",
@@ -288,6 +299,8 @@ def main() -> None:
     tests = tests_of_claims(ROOT / "tests")
     path = args.results or RESULTS
     results = read_results(path) if args.results or path.exists() else None
+    if results and SCALE.exists():
+        results["scale"] = read_results(SCALE)
     figures = {number: figure(claim, results) for number, claim in CLAIMS.items()} if results else {}
 
     # print
