@@ -142,4 +142,5 @@ def test_a_users_files_are_not_replaced_by_a_book(tmp_path, monkeypatch, capsys)
     (tmp_path / "mine.txt").write_text("mine")
     for out, said in ((tmp_path, "made by something else"), (tmp_path / "mine.txt", "is a file")):
         refuses(monkeypatch, capsys, said, command, f"--out={out}")
+    refuses(monkeypatch, capsys, "holds no demo (report.html is missing)", command, f"--demo={tmp_path}")
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]

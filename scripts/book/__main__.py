@@ -17,9 +17,10 @@ def main() -> None:
     parser.add_argument("--demo", type=file_name, help=f"a demo, for its figures (default: {DEMO}, if it is there)")
     parser.add_argument("--keep-pictures", action="store_true", help="only put that demo's pictures into docs/book")
     args = parser.parse_args()
-    demo = args.demo or (DEMO if (DEMO / "report.html").exists() else None)
-    if args.keep_pictures and demo is None:
-        raise ValueError(f"{DEMO}: holds no demo whose pictures could be kept; make demo runs one")
+    demo = args.demo or DEMO
+    lacking = [name for name in ("report.html", "results.json") if not (demo / name).is_file()]
+    if lacking and (args.demo or args.keep_pictures):
+        raise ValueError(f"{demo}: holds no demo ({lacking[0]} is missing); make demo runs one")
     if args.out.exists() and not args.out.is_dir():
         raise ValueError(f"{args.out}: is a file; choose another OUT=…")
     there = [path.name for path in args.out.iterdir()] if args.out.exists() else []
@@ -30,8 +31,8 @@ def main() -> None:
     if args.keep_pictures:
         figures.keep(demo)
         return
-    chapters = site.build(args.out, demo)
-    print(f"{len(chapters)} pages, with the figures of {demo or 'the run that docs/lecture.md tells of'}")
+    pages = site.build(args.out, None if lacking else demo)
+    print(f"{len(pages)} pages, with the figures of {'the run in docs/lecture.md' if lacking else demo}")
     print(f"open {args.out / 'index.html'} in a browser")
 
 
