@@ -1,6 +1,10 @@
 """Command lines in tests: call one in this process, or expect it to refuse."""
 
 import sys
+from types import ModuleType
+from typing import Any
+
+import pytest
 
 from scripts.support.command_line import run
 
@@ -13,6 +17,13 @@ def call(monkeypatch, module, *arguments) -> int:
     except SystemExit as end:
         return end.code
     return 0
+
+
+def need(module: ModuleType, name: str) -> Any:
+    """What a module has on some platforms only: where it lacks it, the rest of the test is skipped, with a word."""
+    if not hasattr(module, name):
+        pytest.skip(f"this platform has no {module.__name__}.{name}")
+    return getattr(module, name)
 
 
 def refuses(monkeypatch, capsys, message: str, module, *arguments) -> None:

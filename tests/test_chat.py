@@ -2,7 +2,6 @@
 
 import json
 import os
-import pty
 import re
 import select
 import signal
@@ -233,6 +232,7 @@ class Terminal:
     """The chat in a terminal of its own, as its user sees it."""
 
     def __init__(self, *flags):
+        pty = pytest.importorskip("pty")
         self.screen = ""
         self.process, self.keyboard = pty.fork()
         if self.process == 0:

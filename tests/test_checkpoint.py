@@ -6,6 +6,7 @@ import os
 import pytest
 import torch
 from conftest import tiny
+from helpers import need
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
@@ -319,7 +320,7 @@ def test_a_pipe_in_a_checkpoint_is_never_read(tmp_path, name):
     saved_run(tmp_path, [1])
     path = tmp_path / "checkpoints" / "step-1" / name
     path.unlink()
-    os.mkfifo(path)
+    need(os, "mkfifo")(path)
     with pytest.raises(ValueError, match=f"{path}: is missing"):
         load_checkpoint(tmp_path, tiny())
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import TEXTS, tiny
-from helpers import call, refuses
+from helpers import call, need, refuses
 from test_writing import killed_at
 
 from minigpt import load, save
@@ -345,7 +345,7 @@ def test_tokens_of_any_model_and_of_gpt2_are_shown_and_a_pipe_is_not_read(monkey
         assert call(monkeypatch, tokens, "--text", "Ada", "--model", name) == 0
         assert f"a vocabulary of {tok.vocab_size}, that of {name}" in capsys.readouterr().out
     (model_directory / "tokenizer.json").unlink()
-    os.mkfifo(model_directory / "tokenizer.json")
+    need(os, "mkfifo")(model_directory / "tokenizer.json")
     refuses(monkeypatch, capsys, "must be a file", tokens, "--text", "Ada", "--model", model_directory)
 
 

@@ -9,6 +9,7 @@ from unittest import mock
 
 import pytest
 from conftest import TEXTS
+from helpers import need
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -226,7 +227,7 @@ def test_an_empty_file_is_named(tmp_path):
 
 
 def test_what_is_no_file_or_a_single_name_is_refused(tmp_path):
-    os.mkfifo(tmp_path / "pipe")
+    need(os, "mkfifo")(tmp_path / "pipe")
     for wrong in (tmp_path, tmp_path / "pipe", "/dev/zero"):
         with pytest.raises(ValueError, match=f"^{wrong}: must be a file"):
             read_corpus([wrong])

@@ -94,7 +94,7 @@ def at_import(node: ast.AST) -> list[ast.AST]:
     return found
 
 
-@pytest.mark.parametrize("package", [*PACKAGES, "scripts"])
+@pytest.mark.parametrize("package", [*PACKAGES, "scripts", "tests"])
 def test_importing_a_file_calls_nothing_that_windows_lacks(package):
     for path in sorted((ROOT / package).rglob("*.py")):
         for node in at_import(ast.parse(path.read_text("utf-8"))):

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import TEXTS
+from helpers import need
 
 from minigpt import loop
 from minigpt.files import checkpoint, writing
@@ -73,7 +74,7 @@ def interrupt(patch, at: int, how=signal.SIGINT) -> None:
     def clip_and_interrupt(gradients, largest):
         interrupt.steps += 1
         if interrupt.steps == at:
-            os.kill(os.getpid(), how)
+            signal.raise_signal(how)
         return clip(gradients, largest)
 
     interrupt.steps = 0
@@ -119,7 +120,7 @@ def test_a_second_ctrl_c_during_the_save_leaves_the_earlier_save_whole(tmp_path,
 
         def write_and_interrupt(path, tensors):
             if "step-5" in str(path) and path.name.startswith("optimizer"):
-                os.kill(os.getpid(), signal.SIGINT)
+                signal.raise_signal(signal.SIGINT)
             write(path, tensors)
 
         patch.setattr(checkpoint, "write_tensors", write_and_interrupt)
@@ -295,6 +296,7 @@ class Runs:
     """Runs of one command line, each in a process of its own."""
 
     def __init__(self, directory: Path, flags: list):
+        need(os, "fork")
         command = [sys.executable, "-c", f"import test_kill; test_kill.serve({str(directory)!r})"]
         path = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
         pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE)

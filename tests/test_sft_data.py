@@ -7,6 +7,7 @@ import time
 import pytest
 import torch
 from conftest import tiny
+from helpers import need
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -167,7 +168,7 @@ def test_a_path_may_be_text_and_must_be_a_file(tmp_path):
     path.write_text('{"prompt": "a", "response": "b"}\n')
     assert read_examples(str(path)) == read_examples(path)
     assert read_examples(str(path))[0].source == f"{path}:1"
-    os.mkfifo(tmp_path / "pipe.jsonl")
+    need(os, "mkfifo")(tmp_path / "pipe.jsonl")
     for other in (tmp_path, tmp_path / "pipe.jsonl"):
         with pytest.raises(ValueError, match="not a file"):
             read_examples(str(other))

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import tiny
+from helpers import need
 
 from minigpt import Tokenizer, TrainState, save, save_checkpoint, write_tokens
 from minigpt.files import writing
@@ -52,7 +53,7 @@ def seen(directory: Path) -> dict[str, bytes]:
 
 def killed_at(number: int, write, *arguments) -> bool:
     """Write in a process of its own that is killed at its n-th file operation; False if it ended before."""
-    child = os.fork()
+    child = need(os, "fork")()
     if child == 0:
         kill_at(number)
         write(*arguments)
