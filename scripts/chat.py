@@ -8,7 +8,7 @@ import sys
 from contextlib import suppress
 
 from scripts.support.command_line import Parser, one_line, run
-from scripts.support.knobs import KNOBS, shown
+from scripts.support.knobs import KNOBS, STOP, as_stop, shown
 from scripts.support.terminal import note
 
 
@@ -26,6 +26,7 @@ def main() -> None:
         flag = f"--{name.replace('_', '-')}"
         help = f"{knob.meaning} (default: {shown(knob.default)})"
         parser.add_argument(flag, type=knob.kind, default=knob.default, help=help)
+    parser.add_argument("--stop", type=as_stop, action="append", metavar="TEXT", help=f"{STOP}; more than once")
     args = parser.parse_args()
     from scripts.support.models import model_directory, open_model, warn_of_forged_turns
     from scripts.support.talk import Talk, made_from
@@ -37,7 +38,7 @@ def main() -> None:
     several_turns = origin["turns"] > 1 or tok.chat_template is not None
     history = several_turns if args.history is None else args.history
     knobs = {name: getattr(args, name) for name in KNOBS}
-    talk = Talk(model, tok, args.base or origin["base"], knobs, args.system, history)
+    talk = Talk(model, tok, args.base or origin["base"], knobs, args.system, history, args.stop or ())
 
     sees = "the conversation so far" if history else "each question alone"
     why = "" if several_turns or history else ", as in fine-tuning (--history shows it the whole conversation)"

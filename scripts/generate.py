@@ -4,19 +4,11 @@ python -m scripts.generate --prompt "Meet Selma. She" --strategy top_p --top-p .
 """
 
 from scripts.support.command_line import Parser, run, whole
-from scripts.support.strategies import STRATEGIES, TASKS, with_knobs
+from scripts.support.knobs import BEAM_KNOBS, KNOBS, STOP, as_stop
+from scripts.support.strategies import SAMPLING, STRATEGIES, TASKS, with_knobs
 from scripts.support.terminal import visible
 
-KNOBS = {
-    "temperature": float,
-    "top_k": int,
-    "top_p": float,
-    "min_p": float,
-    "width": int,
-    "repetition_penalty": float,
-    "no_repeat_ngram": int,
-    "length_penalty": float,
-}
+FLAGS = {name: KNOBS[name] for name in SAMPLING} | BEAM_KNOBS
 
 
 def main() -> None:
@@ -27,17 +19,15 @@ def main() -> None:
     parser.add_argument("--task", choices=TASKS, help="settings by a rule of thumb, in place of a strategy")
     parser.add_argument("--max-new-tokens", type=whole(1), default=40, help="(default: %(default)s)")
     parser.add_argument("--seed", type=whole(0), help="the same seed gives the same text (default: a new one)")
-    parser.add_argument(
-        "--stop", action="append", metavar="TEXT", help="ends the text, and isn't shown; more than once"
-    )
+    parser.add_argument("--stop", type=as_stop, action="append", metavar="TEXT", help=f"{STOP}; more than once")
     parser.add_argument("--backend", choices=["torch", "numpy"], default="torch", help="numpy: the twin, by hand")
-    for name, kind in KNOBS.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help="sets this knob of the strategy")
+    for name, knob in FLAGS.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=knob.kind, help=knob.meaning)
     args = parser.parse_args()
     if args.task and args.strategy:
         raise ValueError(f"--strategy {args.strategy}: leave it out, --task {args.task} chooses one")
     name = args.task or args.strategy or "top_p"
-    knobs = with_knobs(name, {knob: getattr(args, knob) for knob in KNOBS if getattr(args, knob) is not None})
+    knobs = with_knobs(name, {knob: getattr(args, knob) for knob in FLAGS if getattr(args, knob) is not None})
     from decoding import uncached
     from minigpt.numpy_gpt import NumpyGPT
     from scripts.support.comparison import Endless, continue_prompt

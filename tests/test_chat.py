@@ -20,6 +20,7 @@ from scripts.support import talk as talking
 from scripts.support.knobs import KNOBS
 from scripts.support.models import model_directory
 from scripts.support.talk import Talk, made_from
+from scripts.support.terminal import visible
 from sft import Message, encode_conversation
 
 CTRL_C = "\x03"
@@ -134,6 +135,36 @@ def test_knobs_turn_while_talking(monkeypatch, capsys, models):
     assert lines[-2] == "temperature 0.0"
 
 
+def test_an_answer_ends_before_a_stop_string_which_nobody_sees(talk, capsys):
+    """Set by a flag or while talking; the talk remembers what was shown, and /compare ends both texts there, too."""
+    talk.knobs |= {"max_new_tokens": 20, "temperature": 1.0, "seed": 0}
+    talk.answer("Where?")
+    whole = talk.turns.pop()[1].content
+    pairs = [whole[i : i + 2] for i in range(3, len(whole) - 1)]
+    stop = next(pair for pair in pairs if pair.isalpha() and whole.index(pair) >= 3)
+    capsys.readouterr()
+    talk.obey(f"/stop {stop}")
+    talk.answer("Where?")
+    told, said = capsys.readouterr().out.split("model ")
+    assert f"stop {stop!r}" in told
+    assert COLOURS.sub("", said) == visible(whole[: whole.index(stop)]) + "\n"
+    assert talk.turns.pop()[1].content == whole[: whole.index(stop)]
+    talk.obey("/compare Where?")
+    _, *rows = capsys.readouterr().out.splitlines()
+    assert rows and not any(stop in row for row in rows)
+    talk.obey("/stop")
+    talk.answer("Where?")
+    assert talk.turns[-1][1].content == whole
+
+
+def test_a_stop_string_may_hold_new_lines_and_is_shown_with_the_knobs(monkeypatch, capsys, models):
+    lines, errors = session(monkeypatch, capsys, models, [r"/stop \n\nYou:", "/knobs"], "--stop", r"a\t")
+    assert not errors and r"stop '\n\nYou:'" in lines and any(line.startswith("  /stop ") for line in lines)
+    lines, _ = session(monkeypatch, capsys, models, ["/knobs"], "--stop", r"a\t", "--stop", "b")
+    assert any("/stop" in line and r"'a\t', 'b'" in line for line in lines)
+    refuses(monkeypatch, capsys, "entry of stop is ''", chat, "--model", models / "sft", "--stop", "")
+
+
 def test_a_knob_that_draws_nothing_at_temperature_0_says_so(monkeypatch, capsys, models):
     lines, _ = session(monkeypatch, capsys, models, ["/top_p .9", "/temperature 1", "/top_p .8"])
     assert "without effect while temperature is 0" in lines[1]
@@ -156,7 +187,7 @@ def test_a_knob_that_draws_nothing_at_temperature_0_says_so(monkeypatch, capsys,
 def test_a_bad_line_is_one_error_and_changes_nothing(monkeypatch, capsys, models, line, message):
     lines, errors = session(monkeypatch, capsys, models, ["/knobs", line, "/knobs", "Who?"])
     assert errors.startswith("error: ") and message in errors and errors.count("\n") == 1
-    knobs = len(KNOBS)
+    knobs = len(KNOBS) + 1  # and /stop
     assert lines[1 : 1 + knobs] == lines[1 + knobs : 1 + 2 * knobs]
     assert lines[1 + 2 * knobs].startswith("model ")
 

@@ -1,11 +1,12 @@
-"""The knobs of decoding, as flags of the chat and as commands while talking."""
+"""The knobs of decoding: flags of the commands that decode, commands while talking, sliders of the page."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 
 class Knob(NamedTuple):
-    kind: type
-    default: float | int | None
+    kind: Callable  # from what is typed
+    default: float | int | str | None
     meaning: str
 
 
@@ -19,6 +20,23 @@ KNOBS = {
     "max_new_tokens": Knob(int, 60, "the longest answer"),
     "seed": Knob(int, None, "the same seed gives the same answer"),
 }
+
+
+# What only some commands have: beam search draws nothing, and stop strings are text.
+BEAM_KNOBS = {
+    "width": Knob(int, None, "beam search keeps this many paths"),
+    "length_penalty": Knob(float, 0.0, "beam search: 0 ranks by the whole probability, 1 by the mean per token"),
+}
+STOP = "ends the text, and isn't shown; \\n in it is a new line"
+
+
+def as_stop(text: str) -> str:
+    r"""A stop string as it is typed on one line: \n is a new line, \t a tab.
+
+    >>> as_stop(r"\n\nYou:")
+    '\n\nYou:'
+    """
+    return text.replace(r"\n", "\n").replace(r"\t", "\t")
 
 
 def read_knob(name: str, value: str) -> float | int | None:

@@ -1,14 +1,14 @@
 """A conversation with a model: what it is asked, how its answer appears, and the commands that turn its knobs."""
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
 
-from decoding import generate, stream
+from decoding import Settings, generate, generate_steps, stream_text
 from minigpt.files.reading import read_json
-from scripts.support.knobs import KNOBS, read_knob, shown
-from scripts.support.measuring.answers import as_text, text_of
+from scripts.support.knobs import KNOBS, as_stop, read_knob, shown
+from scripts.support.measuring.answers import as_text
 from scripts.support.models import open_model
 from scripts.support.terminal import ENDS_AT_ONCE, note, terminal_width, visible
 from sft import Message, encode_conversation, end_ids
@@ -17,6 +17,7 @@ GREEDY = ", without effect while temperature is 0, which draws nothing"
 COMMANDS = {
     "/temperature .7": "sets a knob, /temperature alone resets it",
     "/knobs": "shows all of them",
+    "/stop \\n\\n": "ends answers before this text (\\n: a new line), which isn't shown; /stop alone: before none",
     "/compare": "the base model and this one on your last question, side by side; or on a question after it",
     "/new": "forgets the conversation so far",
     "Ctrl-C": "stops an answer; an empty line or Ctrl-D quits",
@@ -29,11 +30,15 @@ class Talk:
     base: the name of the model that /compare compares with, if known. history: does the model see the turns so far?
     """
 
-    def __init__(self, model, tok, base: str | None, knobs: dict, system: str | None = None, history: bool = True):
+    def __init__(
+        self, model, tok, base: str | None, knobs: dict, system: str | None = None, history: bool = True,
+        stop: Sequence[str] = (),
+    ):  # fmt: skip
         self.model = model
         self.tok = tok
         self.base = base
         self.knobs = dict(knobs)
+        self.stop = tuple(stop)
         self.history = history
         self.system = [Message("system", system)] if system is not None else []
         self.turns: list[list[Message]] = []  # each a question and its answer
@@ -57,26 +62,22 @@ class Talk:
             del self.turns[:left_out]
             print(note(f"the window of {window} tokens is full: the oldest turns are left out, {left_out} of them"))
 
-        ids = []
-
-        def noted() -> Iterator[int]:
-            for id in stream(self.model, prompt, eos_id=end_ids(self.tok), **self.knobs):
-                ids.append(id)
-                yield id
-
         # print piece by piece
+        knobs = {name: value for name, value in self.knobs.items() if name != "seed"}
+        settings = Settings(**knobs, eos_id=end_ids(self.tok), stop=self.stop, decode=self.tok.decode)
         said = ""
         why = ""
         print("model ", end="", flush=True)
         try:
-            for piece in self.tok.decode_stream(noted()):
-                said += piece
-                print(visible(piece), end="", flush=True)
+            for step in generate_steps(self.model, prompt, settings, self.knobs["seed"]):
+                said += step.text
+                print(visible(step.text), end="", flush=True)
             if not said.strip():
                 why = ENDS_AT_ONCE
-            elif len(ids) == self.knobs["max_new_tokens"]:
-                why = f" (cut after {len(ids)} tokens; /max_new_tokens {2 * len(ids)} allows more)"
-            elif len(prompt) + len(ids) == window:
+            elif step.stop == "length":
+                most = self.knobs["max_new_tokens"]
+                why = f" (cut after {most} tokens; /max_new_tokens {2 * most} allows more)"
+            elif step.stop == "context":
                 why = f" (cut, the window of {window} tokens is full)"
         except KeyboardInterrupt:
             why = " (stopped)"
@@ -119,23 +120,30 @@ class Talk:
             self.show_knobs()
             for what, meaning in COMMANDS.items():
                 print(f"  {what:27} {note(meaning)}")
+        elif name == "stop":
+            self.set(stop=(as_stop(value),) if value else ())
+            print(note(f"stop {self.stop_shown()}"))
         elif name in KNOBS:
             self.set(**{name: read_knob(name, value)})
             greedy = self.knobs["temperature"] == 0 and name in ("top_k", "top_p", "min_p", "seed")
             print(note(f"{name} {shown(self.knobs[name])}{GREEDY if greedy else ''}"))
         else:
             known = ", ".join(f"/{knob}" for knob in KNOBS)
-            raise ValueError(f"{command}: unknown; the commands are {known}, /compare, /new, /help")
+            raise ValueError(f"{command}: unknown; the commands are {known}, /stop, /compare, /new, /help")
 
-    def set(self, **changes) -> None:
-        """Change knobs. ValueError, and no change, for an invalid value: one token is drawn to find out."""
-        knobs = self.knobs | changes
-        next(stream(self.model, [0], **knobs), None)
-        self.knobs = knobs
+    def set(self, stop: Sequence[str] | None = None, **changes) -> None:
+        """Change knobs or stop strings. ValueError, and no change, for an invalid value: one token is drawn to see."""
+        knobs, stop = self.knobs | changes, self.stop if stop is None else stop
+        next(stream_text(self.model, [0], stop=stop, decode=self.tok.decode, **knobs), None)
+        self.knobs, self.stop = knobs, stop
+
+    def stop_shown(self) -> str:
+        return ", ".join(map(repr, self.stop)) or "off"
 
     def show_knobs(self) -> None:
         for name, knob in KNOBS.items():
             print(f"  /{name:20} {shown(self.knobs[name]):5} {note(knob.meaning)}")
+        print(f"  /{'stop':20} {self.stop_shown():5} {note('ends an answer before this text')}")
 
     def compare(self, question: str) -> None:
         """Print two columns: the base model continues the plain text (S1), this model answers (S6)."""
@@ -144,12 +152,18 @@ class Talk:
         if self.opened_base is None:
             self.opened_base = open_model(self.base)
         base, base_tok = self.opened_base
-        [continued] = generate(base, [as_text(base_tok, question)], eos_id=end_ids(base_tok), **self.knobs)
-        [answered] = generate(self.model, [self.lay_out(question, [])[0]], eos_id=end_ids(self.tok), **self.knobs)
+        texts = []
+        for model, tok, prompt in (
+            (base, base_tok, as_text(base_tok, question)),
+            (self.model, self.tok, self.lay_out(question, [])[0]),
+        ):
+            given = {"eos_id": end_ids(tok), "stop": self.stop, "decode": tok.decode}
+            [one] = generate(model, [prompt], **given, **self.knobs)
+            texts.append(one.text)
 
         width = max(20, (terminal_width() - 4) // 2)
-        left = [f"{self.base} continues:", *wrapped(text_of(base_tok, continued), width)]
-        right = ["this model answers:", *wrapped(text_of(self.tok, answered), width)]
+        left = [f"{self.base} continues:", *wrapped(texts[0], width)]
+        right = ["this model answers:", *wrapped(texts[1], width)]
         for a, b in zip_longest(left, right, fillvalue=""):
             print(f"  {a:{width}}  {b}")
 
