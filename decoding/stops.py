@@ -40,13 +40,10 @@ class Reader:
         if id is not None and stop != "eos":  # an end token is no text
             self.ids.append(id)
         text = self.settings.decode(self.ids)
-        if stop is None:
-            text = text.rstrip(HALF)
+        text = text if stop else text.rstrip(HALF)
 
         # how far can it be given out?
-        end, found = len(text), False
-        if len(self.ids) > self.settings.min_new_tokens:
-            end, found = find_stop(text, self.settings.stop, self.given, may_grow=stop is None)
-        piece = text[self.given : end]
-        self.given = end
+        stops = self.settings.stop if len(self.ids) > self.settings.min_new_tokens else ()
+        end, found = find_stop(text, stops, self.given, may_grow=stop is None)
+        piece, self.given = text[self.given : end], end
         return piece, "stop" if found else stop

@@ -255,6 +255,15 @@ def test_a_bad_flag_is_one_line(monkeypatch, capsys, module, flags, message):
     refuses(monkeypatch, capsys, message, module, *flags)
 
 
+def test_the_tokenizer_s_benchmark_names_a_file_that_it_cannot_read(monkeypatch, capsys, tmp_path):
+    (tmp_path / "latin.txt").write_bytes("café".encode("latin-1"))
+    (tmp_path / "empty.txt").touch()
+    for name, message in (("none", "no such file"), ("latin", "not UTF-8"), ("empty", "the file is empty")):
+        path = tmp_path / f"{name}.txt"
+        refuses(monkeypatch, capsys, message, bench_tokenizer, "--data", path)
+        refuses(monkeypatch, capsys, str(path), bench_tokenizer, "--data", path)
+
+
 def test_the_number_of_processes_is_a_number(monkeypatch, capsys, tmp_path):
     for count in ("abc", "0", "-1"):
         monkeypatch.setenv("WORLD_SIZE", count)

@@ -158,6 +158,12 @@ def test_a_json_file_of_any_content_is_refused_by_name(model, name, content):
     refused(model, name)
 
 
+def test_a_short_name_is_no_path_and_load_says_who_knows_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"^smollm is missing: load takes a path; only commands"):
+        load("smollm")
+
+
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"])
 def test_a_pipe_or_a_device_is_never_read(model, name):
     for make in (need(os, "mkfifo"), lambda path: path.symlink_to("/dev/zero"), Path.mkdir):

@@ -69,6 +69,8 @@ def load(path: Path | str, dtype: torch.dtype | None = None) -> tuple[GPT, Token
     """
     path = Path(path)
     with errors_of(path):
+        if not path.exists():
+            raise FileNotFoundError(f"{path} is missing: load takes a path; only commands take short names")
         if path.is_dir():
             config, stored, tokenizer = _read_directory(path)
             family = family_of(config)

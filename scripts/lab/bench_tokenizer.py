@@ -67,7 +67,9 @@ def main() -> None:
     parser.add_argument("--vocab-size", type=whole(259), default=VOCAB_SIZE, help="(default: %(default)s)")
     args = parser.parse_args()
     if args.data:
-        text = args.data.read_text(encoding="utf-8")
+        from minigpt.files.text_files import read_corpus
+
+        text = "\n".join(piece.text for piece in read_corpus([str(args.data)]))
     else:
         from scripts import toyworld
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 class Knob(NamedTuple):
     kind: Callable  # from what is typed
-    default: float | int | str | None
+    default: float | int | None
     meaning: str
 
 
