@@ -35,6 +35,7 @@ def read_flags() -> argparse.Namespace:
     )
     parser.add_argument("--max-new-tokens", type=whole(1), default=64, help="of an answer (default: %(default)s)")
     parser.add_argument("--loss-on", choices=["response", "all"], default="response", help="(default: %(default)s)")
+    parser.add_argument("--tensorboard", action="store_true", help="write the curves for TensorBoard, too (an extra)")
     parser.add_argument("--seed", type=whole(0), default=0, help="draws what is held out and the order (default: 0)")
     for name, value in defaults().items():
         shown = f"{value}; {LARGE[name]} for a model of more than 10 M parameters" if name in LARGE else value
@@ -64,6 +65,9 @@ def main() -> None:
     args = read_flags()
     if processes() > 1:
         raise ValueError(f"torchrun started {processes()} processes: fine-tuning runs in one, only pretraining in more")
+    from scripts.support.stop_and_resume import require_tensorboard  # here: --help can do without torch
+
+    require_tensorboard(args.tensorboard)
     refuse_existing(args.out, args.overwrite)
     with locked(args.out):
         fine_tune_on_file(args)
@@ -137,6 +141,7 @@ def fine_tune_on_file(args: argparse.Namespace) -> None:
         base=args.base,
         loss_on=args.loss_on,
         replay=replay,
+        tensorboard=args.tensorboard,
     )
     after = look()
 

@@ -22,12 +22,13 @@ NUMPY_SCHEDULE = ADAMW | {"precision": "fp32"}  # the twin has no others
 
 def main() -> None:
     args = parsed()
-    from scripts.support.stop_and_resume import which_save
+    from scripts.support.stop_and_resume import require_tensorboard, which_save
     from scripts.support.torchrun import joined
 
     args.resume = False if args.resume is None else which_save(args.resume)
     args.data = [pattern for text in args.data for pattern in patterns_in(text)]
     choose_schedule(args)
+    require_tensorboard(args.tensorboard)
     with joined(args.device, args.shard) as device:
         pretrain_on_files(args, device)
 
@@ -98,7 +99,7 @@ def train_and_report(args: argparse.Namespace, device: str, shape: dict, schedul
         save_every = max(1, args.steps // 10) if args.save_every is None else args.save_every
         saving = {"settings": settings, "save_every": save_every, "resume": args.resume}
     options = dict(backend=args.backend, device=device, compile=args.compile)
-    options |= dict(shard=args.shard, recompute=args.recompute)
+    options |= dict(shard=args.shard, recompute=args.recompute, tensorboard=args.tensorboard)
     tok = open_tokenizer(args.out)
     _, result = pretrain(tok, args.out, shape, schedule, args.batch_size, args.seed, **options, **saving)
 
@@ -138,6 +139,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--compile", action="store_true", help="torch.compile the model: pays after some minutes")
     parser.add_argument("--shard", action="store_true", help="each process of torchrun holds a share of the model")
     parser.add_argument("--recompute", action="store_true", help="keep few activations: less memory, more time")
+    parser.add_argument("--tensorboard", action="store_true", help="write the curves for TensorBoard, too (an extra)")
     parser.add_argument("--vocab-size", type=int, default=VOCAB_SIZE, help="tokens at most (default: %(default)s)")
     parser.add_argument("--batch-size", type=whole(1), default=BATCH_SIZE, help="rows per step (default: %(default)s)")
     parser.add_argument("--backend", choices=["torch", "numpy"], default="torch", help="numpy: the twin, by hand")

@@ -99,6 +99,7 @@ def finetune(
     base: str | Path = "base",
     loss_on: str = "response",
     replay: Batches | None = None,
+    tensorboard: bool = False,
 ) -> dict:
     """Fine-tune the model in place, write it and its log into the directory; return its first and last loss.
 
@@ -109,7 +110,7 @@ def finetune(
     config = TrainConfig(**schedule, seed=seed)
 
     # train
-    log = LossLog(directory)
+    log = LossLog(directory, tensorboard=tensorboard)
     losses = []
     steps = fine_tune(model, tok, examples, config, batch_size=batch_size, loss_on=loss_on, replay=replay)
     for step in show_progress(steps, config.steps, "fine-tune"):

@@ -94,6 +94,7 @@ def pretrain(
     compile: bool = False,
     shard: bool = False,
     recompute: bool = False,
+    tensorboard: bool = False,
     settings: dict | None = None,
     save_every: int = 0,
     resume: int | bool = False,
@@ -141,7 +142,7 @@ def pretrain(
     log = None
     if first:
         print(f"  {parameters:,} parameters, {len(training):,} tokens; before training, loss is ln V = {ln_vocab:.2f}")
-        log = LossLog(directory, done)
+        log = LossLog(directory, done, tensorboard)
         steps = show_progress(steps, config.steps, "pretrain", done)
     watch(steps, config, log, validate, save_step, save_every)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 # What pretraining and fine-tuning write. Any of it in a directory is somebody's work.
 RUN_FILES = (
     "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "generation_config.json",
-    "made_from.json", "train.npy", "val.npy", "log.jsonl", "loss.png", "results.json",
+    "made_from.json", "train.npy", "val.npy", "log.jsonl", "loss.png", "results.json", "tensorboard",
 )  # fmt: skip
 
 

@@ -8,12 +8,13 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from glob import glob
 from hashlib import sha256
+from importlib.util import find_spec
 from pathlib import Path
 
 from minigpt.fast import processes
 from minigpt.files.checkpoint import checkpoints
 from minigpt.files.reading import file_hash
-from minigpt.files.writing import write_text
+from minigpt.files.writing import remove, write_text
 from scripts.support.plots import save_loss_plot
 from scripts.support.run_directory import read_rows
 from scripts.support.torchrun import once
@@ -107,14 +108,27 @@ def step_of(line: str) -> float:
         return math.inf
 
 
+CURVES = "tensorboard"  # a run's directory of them
+
+
+def require_tensorboard(asked: bool) -> None:
+    """ValueError, before any work, when TensorBoard's files are asked for and can't be written."""
+    if asked and find_spec("tensorboard") is None:
+        raise ValueError(
+            "--tensorboard: the extra tensorboard is not installed; "
+            'python -m pip install -c constraints.txt -e ".[tensorboard]" in .venv installs it, or leave the flag out'
+        )
+
+
 class LossLog:
     """A run's log.jsonl: one line per step, with the validation loss where it was measured; and its plot.
 
     done: how many steps a resumed run has behind it. Later lines are removed, since their steps are made again. The
     log may have been lost: then it begins here. ValueError if it is a link, which would be followed to elsewhere.
+    tensorboard: the same numbers go into the directory's tensorboard/, too.
     """
 
-    def __init__(self, directory: Path, done: int = 0):
+    def __init__(self, directory: Path, done: int = 0, tensorboard: bool = False):
         self.directory = directory
         self.path = directory / "log.jsonl"
         if self.path.is_symlink():
@@ -125,6 +139,15 @@ class LossLog:
             kept = [line for line in lines if step_of(line) <= done]
         write_text(self.path, "".join(kept))
 
+        # the curves of another run go; those of a resumed one are kept up to here
+        if not done:
+            remove(directory / CURVES)
+        self.curves = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter  # here: it is an extra
+
+            self.curves = SummaryWriter(str(directory / CURVES), purge_step=done + 1, flush_secs=10)
+
     def add(self, step, validation: float | None = None) -> None:
         row = {"step": step.step, "loss": step.loss, "lr": step.lr, "grad_norm": step.grad_norm}
         row |= {"tokens": step.tokens, "seconds": step.seconds}
@@ -132,9 +155,16 @@ class LossLog:
             row["val_loss"] = validation
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
+        if self.curves:
+            row["tokens_per_second"] = step.tokens / step.seconds
+            for name in row.keys() - {"step", "tokens", "seconds"}:
+                self.curves.add_scalar(name, row[name], step.step)
 
     def rows(self) -> list[dict]:
         return read_rows(self.path)
 
     def plot(self) -> None:
+        """The run is over: draw it."""
+        if self.curves:
+            self.curves.close()
         save_loss_plot(self.directory)
