@@ -71,14 +71,19 @@ def make(topic: str, directory: Path, overwrite: bool = False) -> Path:
     exercise = TOPICS[topic]
     gap = without((ROOT / exercise.file).read_text(encoding="utf-8"), exercise)
     shutil.rmtree(directory, ignore_errors=True)
+    copy_project(directory)
+    (directory / exercise.file).write_text(gap, encoding="utf-8")
+    return directory / exercise.file
+
+
+def copy_project(directory: Path) -> None:
+    """Copy what an exercise needs of the project into a directory that isn't there yet."""
     directory.mkdir(parents=True)
     for name in COPIED:
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, directory / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(ROOT / name, directory)
-    (directory / exercise.file).write_text(gap, encoding="utf-8")
-    return directory / exercise.file
 
 
 def describe(topic: str) -> str:

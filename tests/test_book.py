@@ -75,7 +75,7 @@ def test_code_is_shown_as_it_stands_with_its_file_and_line_and_its_twin(tmp_path
         ("```{code} minigpt/formula.py: softmax\n```", "minigpt/formula.py is not there"),
         ("```{bugs}\nTop-p keeps\n```", "has 2 rows that begin 'Top-p keeps': must be one"),
         ("```{bugs}\nTop-q\n```", "has 0 rows that begin 'Top-q': must be one"),
-        ("```{exercise} top_q\n```", "'top_q' is not an exercise: must be one of bpe_merge"),
+        ("```{exercise} top_q\n```", "'top_q' is not an exercise: must be one of merge_pair"),
         ("```{statements} P9\n```", "'P9' is not a statement"),
         ("```{figure} losses\n```", "'losses' is not a picture of the demo"),
         ("```{figure} demos.png\n```", "docs/demos.png is not there"),
