@@ -246,7 +246,7 @@ def test_a_save_that_is_not_whole_is_never_opened(split, tmp_path, damage):
     source = split[0] / "run" / "checkpoints" / "step-3"
     run = tmp_path / "checkpoints"
     shutil.copytree(source, run / ("step-3" if damage != "partial" else ".step-3.partial"))
-    part = run / "step-3" / "shard-00002-model-00001-of-00001.safetensors"
+    part = run / "step-3" / "shard-00001-model-00001-of-00001.safetensors"
     if damage == "partial":
         with pytest.raises(FileNotFoundError, match="no checkpoint to resume from"):
             load_checkpoint(tmp_path, tiny())
