@@ -102,6 +102,9 @@ grade: .venv/test.done  ## TOPIC=top_p: say what is right and what isn't in exer
 hint: .venv/test.done  ## TOPIC=top_p: one more of an exercise's three hints; N=2: the first two
 	@$(call needs,TOPIC)$(PY) -m scripts.exercise --hint $(call flag,--topic,TOPIC) $(call flag,--n,N) $(MORE)
 
+marks: .venv/test.done  ## DIR=submissions/ TOPIC=top_p: the points of a class, as a table and as marks.csv in there
+	@$(call needs,DIR)$(PY) -m scripts.marks $(if $(call given,DIR),"$$DIR") $(call flag,--topic,TOPIC) $(MORE)
+
 book: .venv/course.done  ## the course as an offline site, into runs/book: ideas, the shipped code, examples, questions
 	$(PY) -m scripts.book $(call flag,--out,OUT) $(MORE)
 
