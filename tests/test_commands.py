@@ -547,9 +547,17 @@ def test_a_short_name_has_one_meaning(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert models.model_directory("base") == Path("runs/demo/base")
     (tmp_path / "base").mkdir()
+    assert models.model_directory("base") == Path("runs/demo/base")
+    (tmp_path / "base" / "config.json").touch()
     with pytest.raises(ValueError, match=r"\./base"):
         models.model_directory("base")
     assert models.model_directory("./base") == Path("base")
+
+
+@pytest.mark.parametrize("name", ["base", "sft"])
+def test_the_short_names_work_in_a_checkout(monkeypatch, name):
+    monkeypatch.chdir(ROOT)  # the package sft lies here
+    assert models.model_directory(name) == Path("runs/demo") / name
 
 
 def test_compare_in_the_chat_needs_a_known_base(monkeypatch, capsys, model_directory):

@@ -38,11 +38,11 @@ def warn_of_forged_turns(tok: Tokenizer) -> None:
 def model_directory(name: str) -> Path:
     """Where a model is, given its path or a short name: base and sft, which the demo made, or smollm.
 
-    ValueError when a short name is that of a directory, too.
+    ValueError when a model lies in a directory of that name, too; the package sft holds none.
     """
     path = {"base": "runs/demo/base", "sft": "runs/demo/sft", "smollm": smollm()}.get(name)
-    if path and Path(name).is_dir():
-        raise ValueError(f"{name}: means {path}, and a directory here has that name: write {path} or ./{name}")
+    if path and ((Path(name) / "config.json").exists() or checkpoints(Path(name))):
+        raise ValueError(f"{name}: means {path}, and a model here has that name: write {path} or ./{name}")
     return Path(path or name)
 
 
