@@ -52,8 +52,10 @@ def test_importing_minigpt_leaves_the_tokenizers_libraries_for_later():
     assert not modules & {"tiktoken", "regex", "gguf", "transformers", "matplotlib"}
 
 
-def test_waiting_threads_sleep_and_the_policy_is_set_before_torch_is_loaded():
-    code = "import sys, os, scripts; assert 'torch' not in sys.modules; print(os.environ['OMP_WAIT_POLICY'])"
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.stdout == "passive\n"
+@pytest.mark.parametrize("name, value", [("OMP_WAIT_POLICY", "passive"), ("OPENBLAS_NUM_THREADS", "1")])
+def test_threads_that_do_not_help_are_told_so_before_torch_and_numpy_are_loaded(name, value):
+    code = f"import sys, os, scripts; assert not {{'torch', 'numpy'}} & sys.modules.keys(); print(os.environ[{name!r}])"
+    environment = {other: kept for other, kept in os.environ.items() if other != name}
+    for given, expected in ((environment, value), (environment | {name: "2"}, "2")):
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=given, capture_output=True, text=True)
+        assert done.stdout.strip() == expected, done.stderr
