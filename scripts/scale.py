@@ -55,7 +55,7 @@ def started(name: str, processes: int) -> dict[str, float]:
         done = subprocess.run(command, env={"OMP_NUM_THREADS": "1", **os.environ}, capture_output=True, text=True)
         if done.returncode:
             raise OSError(f"{name}: a process failed: {done.stderr.strip().splitlines()[-1:]}")
-        found = [json.loads(path.read_text()) for path in Path(directory).glob("*.json")]
+        found = [json.loads(path.read_text("utf-8")) for path in Path(directory).glob("*.json")]
     return max(found, key=lambda figures: sum(figures[part] for part in PARTS))
 
 
