@@ -172,12 +172,18 @@ def test_a_task_states_signature_docstring_rules_and_an_example(topic):
     ("topic", "helper"),
     [("beam", "found = lambda"), ("stop", "S = Settings("), ("multinomial", "D = lambda"),
      ("collation", "rows = Rows("),
-     ("choice", "counts = uncached("), ("top_k", "T, OUT = "), ("kv_cache", "def rest():"), ("bpe_merge", None),
+     ("choice", "counts = uncached("), ("top_k", "T, OUT = "), ("fast_top_k", "T, OUT = "),
+     ("kv_cache", "def rest():"), ("bpe_merge", None),
      ("attention_backward", None)],
 )  # fmt: skip
 def test_what_an_example_uses_is_shown_beside_it(topic, helper):
     text = exercise.describe(topic)
     assert f"\n    {helper}" in text.split("For example: ")[1] if helper else "\nwhere" not in text
+
+
+def test_what_an_example_does_not_use_is_not_shown():
+    shown = TOPICS["attention"].helpers(TOPICS["attention"].cases[0].code)
+    assert any(line.startswith("v = ") for line in shown) and not any(line.startswith("two = ") for line in shown)
 
 
 def test_hints_come_one_by_one_or_as_many_as_asked(monkeypatch, capsys, tmp_path):
@@ -280,6 +286,7 @@ def test_a_wrong_answer_is_named_in_a_process_of_its_own_too(workbench):
         ("while True:\n    ", "the file can't be run: "),
         ("print('eos')\nimport os\nos._exit(0)", "is there an exit in it?"),
         ("import sys\nsys.exit('enough')", "yours: SystemExit: enough"),
+        ("return 1 / (length - 1)", ": return 1 / (length - 1)"),
     ],
 )
 def test_code_that_can_t_be_run_or_exits_is_graded_all_the_same(monkeypatch, workbench, lines, says):

@@ -1,12 +1,14 @@
 """Try an exercise's first cases on the code in the working directory: JSON in, JSON out.
 
-python -m scripts.support.exercises.cases < cases.json     # {"prelude": …, "cases": [{"code", "right", "mistakes"}, …]}
+python -m scripts.support.exercises.cases < cases.json  # {"prelude": …, "file": …, "cases": [{"code", …}, …]}
 """
 
 import json
 import math
 import os
 import sys
+import traceback
+from pathlib import Path
 
 
 def plain(value: object) -> object:
@@ -40,15 +42,21 @@ def same(one: object, other: object) -> bool:
     return one == other
 
 
-def judge(case: dict, known: dict) -> dict:
-    """Whether a case comes out right, else what came and, for a typical mistake, its name."""
+def place(problem: BaseException, file: str) -> str:
+    """Where in the file it was raised, or whence it was called: " at line 7: return x"; "" if nowhere in it."""
+    frames = [at for at in traceback.extract_tb(problem.__traceback__) if Path(at.filename).as_posix().endswith(file)]
+    return f" at line {frames[-1].lineno}: {frames[-1].line}" if file and frames else ""
+
+
+def judge(case: dict, known: dict, file: str = "") -> dict:
+    """Whether a case comes out right, else what came and, for a typical mistake, its name. file: the student's."""
     right = plain(eval(case["right"], dict(known)))
     try:
         got = plain(eval(case["code"], dict(known)))
     except BaseException as problem:  # an exit too: it costs this case, and the next one is tried
         return {
             "right": False,
-            "got": f"{type(problem).__name__}: {problem}"[:300],
+            "got": f"{type(problem).__name__}: {problem}"[:300] + place(problem, file),
             "expected": repr(right),
             "mistake": "",
         }
@@ -62,7 +70,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what the code itself prints goes nowhere
         known = {}
         exec(asked["prelude"], known)
-        answer.write(json.dumps([judge(case, known) for case in asked["cases"]]))
+        answer.write(json.dumps([judge(case, known, asked["file"]) for case in asked["cases"]]))
 
 
 if __name__ == "__main__":

@@ -68,7 +68,8 @@ def grade(topic: str, exercise: Exercise, directory: Path, limits: Limits = FREE
 
 def try_cases(exercise: Exercise, directory: Path, limits: Limits = FREE) -> tuple[list[str], float]:
     """The share of the first cases that are right, and a line for each up to the first that is wrong."""
-    asked = {"prelude": exercise.prelude, "cases": [case._asdict() for case in exercise.cases]}
+    tried = [case._asdict() for case in exercise.cases]
+    asked = {"prelude": exercise.prelude, "file": exercise.file, "cases": tried}
     command = [sys.executable, str(HERE / "cases.py")]
     done = in_directory(command, directory, exercise.fast, limits, json.dumps(asked))
     if done.code is None:
@@ -112,6 +113,8 @@ def try_tests(exercise: Exercise, directory: Path, limits: Limits = FREE) -> tup
         return ["  ✓ the project's tests of it"], True
     failed = re.findall(r"^(?:FAILED|ERROR) \S*?(?:::test_|::)?(\w+?)(?:\[.*?\])?(?: - .*)?$", done.stdout, re.M)
     why = [line[4:].strip()[:160] for line in done.stdout.splitlines() if line.startswith("E  ")][:6]
+    at = re.findall(rf"^{re.escape(exercise.file)}:(\d+): in .*\n +(.*)$", done.stdout, re.M)[-1:]  # in the piece
+    why += [f"at line {number}: {line}" for number, line in at]
     name = failed[0].replace("_", " ") if failed else "a test"
     return [f"  ✗ the first cases are right, a rarer one isn't: {name}", *(f"      {line}" for line in why)], False
 

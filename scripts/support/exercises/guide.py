@@ -1,5 +1,6 @@
 """The exercises, one file each in topics/: the piece, its rules, hints, first cases and typical wrong answers."""
 
+import ast
 import re
 import tomllib
 from pathlib import Path
@@ -40,11 +41,14 @@ class Exercise(NamedTuple):
     fast: bool = False  # a twin, "make it fast": it is graded with the twins switched on, and listed last
 
     def helpers(self, code: str) -> list[str]:
-        """The lines of the prelude that define what a case uses, to be shown beside it; none if they are many."""
-        lines = [line for line in self.prelude.splitlines() if line and not line.startswith(("import ", "from "))]
-        names = re.findall(r"^(?:def )?(\w+)(?:, (\w+))?(?:\(.*\):$| = )", "\n".join(lines), re.M)
-        used = any(re.search(rf"\b{name}\b", code) for pair in names for name in pair if name)
-        return lines if used and len(lines) <= 10 else []
+        """The lines of the prelude that a case needs, to be shown beside it; none if they are many."""
+        lines, shown = self.prelude.splitlines(), []
+        for node in reversed(ast.parse(self.prelude).body):
+            targets = [x for target in getattr(node, "targets", ()) for x in ast.walk(target)]
+            names = [x.id for x in targets if isinstance(x, ast.Name)] or [getattr(node, "name", "…")]
+            if any(re.search(rf"\b{name}\b", "\n".join([code, *shown])) for name in names):
+                shown = lines[node.lineno - 1 : node.end_lineno] + shown
+        return shown if len(shown) <= 10 else []
 
 
 def read_topic(file: Path) -> Exercise:
