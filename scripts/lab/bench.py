@@ -188,7 +188,7 @@ def main() -> None:
     parser = Parser(__doc__, prog="scripts.lab.bench")
     parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="(default: %(default)s)")
     parser.add_argument("--pairs", type=whole(), default=PAIRS, help="timed rounds per row (default: %(default)s)")
-    parser.add_argument("--threads", type=whole(), help="of PyTorch; OMP_NUM_THREADS sets NumPy's too")
+    parser.add_argument("--threads", type=whole(), help="of PyTorch; OPENBLAS_NUM_THREADS sets NumPy's")
     parser.add_argument("--small", action="store_true", help="leave out the models of GPT-2's size")
     args = parser.parse_args()
     import torch
