@@ -4,11 +4,11 @@ python -m scripts.generate --prompt "Meet Selma. She" --strategy top_p --top-p .
 """
 
 from scripts.support.command_line import Parser, run, whole
-from scripts.support.knobs import BEAM_KNOBS, KNOBS, STOP, as_stop
-from scripts.support.strategies import SAMPLING, STRATEGIES, TASKS, with_knobs
+from scripts.support.knobs import BEAM_KNOBS, FILTERS, KNOBS, STOP, as_stop
+from scripts.support.strategies import STRATEGIES, TASKS, with_knobs
 from scripts.support.terminal import visible
 
-FLAGS = {name: KNOBS[name] for name in SAMPLING} | BEAM_KNOBS
+FLAGS = {name: KNOBS[name] for name in FILTERS} | BEAM_KNOBS
 
 
 def main() -> None:

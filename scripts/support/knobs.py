@@ -8,18 +8,20 @@ class Knob(NamedTuple):
     kind: Callable  # from what is typed
     default: float | int | None
     meaning: str
+    draws: bool = False  # it has no effect on greedy decoding, which draws nothing
 
 
 KNOBS = {
-    "temperature": Knob(float, 0.0, "0 is greedy and draws nothing; 1 draws as the model says; more is wilder"),
-    "top_k": Knob(int, None, "draw from the k most probable tokens only"),
-    "top_p": Knob(float, None, "draw from the smallest set of tokens that reaches p"),
-    "min_p": Knob(float, None, "draw from the tokens at least p times as probable as the best"),
+    "temperature": Knob(float, 0.0, "0 is greedy and draws nothing; 1 draws as the model says; more is wilder", True),
+    "top_k": Knob(int, None, "draw from the k most probable tokens only", True),
+    "top_p": Knob(float, None, "draw from the smallest set of tokens that reaches p", True),
+    "min_p": Knob(float, None, "draw from the tokens at least p times as probable as the best", True),
     "repetition_penalty": Knob(float, 1.0, "above 1, tokens that came before become less likely"),
     "no_repeat_ngram": Knob(int, None, "this many tokens in a row never come twice"),
     "max_new_tokens": Knob(int, 60, "the longest answer"),
-    "seed": Knob(int, None, "the same seed gives the same answer"),
+    "seed": Knob(int, None, "the same seed gives the same answer", True),
 }
+FILTERS = tuple(name for name in KNOBS if name not in ("max_new_tokens", "seed"))  # those that turn a filter
 
 
 # What only some commands have: beam search draws nothing, and stop strings are text.

@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from scripts.support.knobs import BEAM_KNOBS, FILTERS, KNOBS
+
 
 class Strategy(NamedTuple):
     """One algorithm: the lecture's statement about it, its arguments, and what it does."""
@@ -22,11 +24,10 @@ STRATEGIES = {
     "min_p": Strategy("", {"min_p": 0.1}, "drawn from those near the best"),
 }
 
-# The knobs of each algorithm; all that draw have the same ones.
-SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "no_repeat_ngram")
-KNOBS = {
-    "greedy": ("repetition_penalty", "no_repeat_ngram"),
-    "beam": ("width", "length_penalty", "no_repeat_ngram"),
+# The knobs of the algorithms that don't draw; all others have those of every filter.
+NO_DRAWING = {
+    "greedy": tuple(name for name in FILTERS if not KNOBS[name].draws),
+    "beam": (*BEAM_KNOBS, "no_repeat_ngram"),
 }
 
 NEW_TOKENS = 110  # long enough for greedy decoding to fall into its loop
@@ -62,7 +63,7 @@ def with_knobs(name: str, knobs: dict) -> dict:
     {'width': 3}
     """
     arguments = named(name)
-    has = KNOBS.get(name, SAMPLING)
+    has = NO_DRAWING.get(name, FILTERS)
     for knob in knobs:
         if knob not in has:
             flags = ", ".join(f"--{other.replace('_', '-')}" for other in has)

@@ -125,8 +125,8 @@ class Talk:
             print(note(f"stop {self.stop_shown()}"))
         elif name in KNOBS:
             self.set(**{name: read_knob(name, value)})
-            greedy = self.knobs["temperature"] == 0 and name in ("top_k", "top_p", "min_p", "seed")
-            print(note(f"{name} {shown(self.knobs[name])}{GREEDY if greedy else ''}"))
+            idle = KNOBS[name].draws and name != "temperature" and self.knobs["temperature"] == 0
+            print(note(f"{name} {shown(self.knobs[name])}{GREEDY if idle else ''}"))
         else:
             known = ", ".join(f"/{knob}" for knob in KNOBS)
             raise ValueError(f"{command}: unknown; the commands are {known}, /stop, /compare, /new, /help")

@@ -4,10 +4,8 @@ import { $, h, number, percent, readable, show } from "./dom.js";
 import { choose, onView, refresh, state } from "./state.js";
 import { counts } from "./why.js";
 
-const STAGES = {
-  model: "model", banned_ids: "banned", no_repeat_ngram: "n-gram", repetition_penalty: "penalty",
-  temperature: "temperature", top_k: "top-k", min_p: "min-p", top_p: "top-p",
-};
+const SHORT = { banned_ids: "banned", no_repeat_ngram: "n-gram", repetition_penalty: "penalty" };
+const heading = (stage) => SHORT[stage] ?? stage.replaceAll("_", "-"); // of a column: top_k is top-k
 let bet = null; // the token that the student bets on, before the bars show
 let score = { right: 0, bets: 0 };
 
@@ -31,7 +29,7 @@ function display(view) {
   $("bars-note").textContent = [bet !== null && verdict(view), ...summary(view), `The longest bar is ${percent(longest)}.`].filter(Boolean).join(" ");
 
   const head = [h("th", { scope: "col" }, "token"), ...view.stages.map((stage) =>
-    h("th", { scope: "col" }, STAGES[stage.name], h("small", {}, setting(stage.name), ` keeps ${number(stage.kept)}`)))];
+    h("th", { scope: "col" }, heading(stage.name), h("small", {}, setting(stage.name), ` keeps ${number(stage.kept)}`)))];
   if (counts()) head.push(h("th", { scope: "col" }, "drawn", h("small", {}, `${number(counts().n)} times`)));
   const rows = view.rows.map((row, place) => h("tr", { class: `${row.p.at(-1) === null ? "cut" : ""} ${row.id === view.choice ? "drawn" : ""}` },
     h("th", { scope: "row" }, button(row, place, view)),
