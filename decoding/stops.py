@@ -39,7 +39,7 @@ class Reader:
         """The text that can be given out after one more token, and why the row ends: "stop", or the reason given."""
         if id is not None and stop != "eos":  # an end token is no text
             self.ids.append(id)
-        text = self.settings.decode(self.ids)
+        text = self.settings.decode(self.ids)  # all of them again: a decode may join or trim across any border
         text = text if stop else text.rstrip(HALF)
 
         # how far can it be given out?
