@@ -105,12 +105,16 @@ def describe(topic: str) -> str:
 
 
 def fold(text: str) -> list[str]:
-    """Lines of at most 100 characters.
+    """Lines of at most 100 characters: each paragraph is filled anew; an example and what is set in stay as they are.
 
-    >>> fold("one two")
-    ['one two']
+    >>> fold("one\\ntwo\\n\\n>>> f()\\n[1,\\n 2]")
+    ['one two', '', '>>> f()', '[1,', ' 2]']
     """
-    return [part for line in text.split("\n") for part in textwrap.wrap(line, 100) or [""]]
+    lines = []
+    for paragraph in text.split("\n\n"):
+        as_it_is = paragraph.startswith(">>>") or "\n " in paragraph
+        lines += ["", *(paragraph.split("\n") if as_it_is else textwrap.wrap(paragraph, 100))]
+    return lines[1:]
 
 
 def next_hint(topic: str, directory: Path, number: int | None = None) -> list[str]:

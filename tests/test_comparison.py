@@ -5,10 +5,13 @@ import math
 import numpy as np
 import pytest
 from conftest import tiny
+from hypothesis import given
+from hypothesis import strategies as st
 
 from decoding import Generation, beam_search, generate
 from scripts.support import comparison
 from scripts.support.measuring.answers import as_far_as, as_text
+from scripts.support.measuring.repetition import repetition
 from scripts.support.measuring.text_loss import bits_per_byte, told
 
 
@@ -44,6 +47,15 @@ def test_tokens_are_marked_by_their_own_probability_and_by_what_came_before(tok)
     ids = tok.encode("abcd")[:1] * 6
     said = Generation(ids, 0.0, 0.0, "length", [-0.1] * 5 + [math.log(0.009)])
     assert comparison.marked(tok, said) == [("a", ""), ("aaaa", "repeat"), ("a", "unlikely")]
+
+
+@pytest.mark.claim("G11")
+@given(st.lists(st.integers(0, 2), max_size=20), st.integers(1, 4))
+def test_the_share_of_repetition_counts_the_copies_of_earlier_n_grams(ids, n):
+    places = range(len(ids) - n + 1)
+    copies = [any(ids[j : j + n] == ids[i : i + n] for j in range(i)) for i in places]
+    assert repetition(ids, n) == pytest.approx(sum(copies) / max(1, len(copies)))
+    assert repetition([7] * 40) == 36 / 37 and repetition(list(range(40))) == 0
 
 
 def test_a_loss_in_other_units(tok):

@@ -20,6 +20,7 @@ from helpers import call, refuses
 from plain_or_fast import plain
 from scripts import exercise
 from scripts.exercise import ROOT, TOPICS, make, without
+from scripts.lab.claims import CLAIMS
 from scripts.support.exercises import cases, grading
 from scripts.support.exercises.guide import lecture_order, read_topic
 
@@ -73,7 +74,11 @@ def test_a_topic_points_at_what_is_there():
 
 def test_the_plain_pieces_come_first_and_each_kind_in_the_lecture_s_order():
     found = [lecture_order(piece) for piece in TOPICS.values()]
-    assert found == sorted(found) and len(set(found)) == len(found) >= 36
+    assert found == sorted(found) and len(set(found)) == len(found)
+
+
+def test_every_statement_with_code_has_an_exercise():
+    assert {piece.statement for piece in TOPICS.values()} == CLAIMS.keys() - {"S7"}
 
 
 @pytest.mark.parametrize(
@@ -293,6 +298,26 @@ def test_code_that_can_t_be_run_or_exits_is_graded_all_the_same(monkeypatch, wor
     monkeypatch.setattr(grading, "in_directory", forked)
     said = plant(workbench, "stop", lines)
     assert any(says in line for line in said), said
+
+
+def test_an_error_that_only_the_project_s_tests_meet_names_its_line_in_the_piece(tmp_path):
+    piece = TOPICS["stop"]._replace(file="house/piece.py", tests="test_piece.py")
+    (tmp_path / "house").mkdir()
+    (tmp_path / piece.file).write_text(
+        "def half(n):\n    return half_of(n)\n\n\ndef half_of(n):\n    return n / (n < 9)\n"
+    )
+    (tmp_path / piece.tests).write_text(
+        "from house import piece\n\ndef test_a_rarer_one():\n    assert piece.half(9)\n"
+    )
+    said, solved = grading.try_tests(piece, tmp_path)
+    assert not solved and said[0] == "  ✗ the first cases are right, a rarer one isn't: a rarer one"
+    assert said[1:] == ["      ZeroDivisionError: division by zero", "      at line 6: return n / (n < 9)"]
+
+
+def test_a_task_s_paragraphs_are_filled_and_its_examples_stay_as_they_are():
+    text = exercise.describe("attention")
+    assert "key and value: (B, K, S, D). Each of the K heads\nserves H/K query heads (Ainslie" in text
+    assert "v).flatten()\ntensor([1., 2.])\n" in text
 
 
 def test_a_gap_is_called_unwritten(tmp_path):
