@@ -99,9 +99,22 @@ def megabytes(line: str) -> float:
     return float(words[0]) * {"GB": 1000, "MB": 1}.get(words[1], 0) if line.endswith("B)") else 0
 
 
+def found() -> tuple:
+    """The version of .venv's Python, () if none runs, and whether it has pip: a .venv that failed halfway has none."""
+    if not PYTHON.exists():
+        return (), False
+    command = [str(PYTHON), "-c", "import sys; print(*sys.version_info[:3]); sys.stdout.flush(); import pip"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    return tuple(map(int, done.stdout.split())), done.returncode == 0
+
+
 def install(extras: list) -> None:
     """Make .venv unless it is there, and install this checkout with the extras; exits with one line if that fails."""
-    if not PYTHON.exists():
+    version, has_pip = found()
+    if version and version < NEEDED:
+        old, needed = (".".join(map(str, numbers)) for numbers in (version, NEEDED))
+        sys.exit(f"install: .venv was made with Python {old}, and {needed} or newer is needed: remove .venv, try again")
+    if not has_pip:
         print(f"installing into .venv: {SIZE_WITH_CUDA if sys.platform == 'linux' else SIZE}", flush=True)
         if subprocess.call([sys.executable, "-m", "venv", str(ENVIRONMENT)]):
             sys.exit("install: Python could not make .venv; what it wrote stands above")
@@ -112,7 +125,8 @@ def install(extras: list) -> None:
     pip = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
     written = shown(pip, sys.stdout.isatty())
     if pip.returncode:
-        sys.exit("".join(written[-12:]) + "install: pip failed; its last words stand above")
+        offline = ", and had no connection (is there a network?)" if "connection broken" in "".join(written) else ""
+        sys.exit("".join(written[-12:]) + f"install: pip failed{offline}; its last words stand above")
     print(f"installed {', '.join(extras)} in {time.monotonic() - start:.0f} s", flush=True)
 
 

@@ -171,13 +171,17 @@ def test_versions_agree_wherever_they_are_written():
     assert f"## {PROJECT['version']}\n" in (ROOT / "CHANGELOG.md").read_text("utf-8")
 
 
+EXECUTABLE = install.PYTHON
+
+
 def fake_pip(tmp_path, monkeypatch, lines: list[str], status: int = 0) -> None:
     """In place of .venv's Python, a program that writes these lines and ends with this status."""
-    program = tmp_path / "pip.py"
+    program = tmp_path / "in_place_of_pip.py"
     program.write_text(f"import sys\nprint({chr(10).join(lines)!r})\nsys.exit({status})\n")
     real = subprocess.Popen
     monkeypatch.setattr(install, "PYTHON", Path(sys.executable))
-    monkeypatch.setattr(subprocess, "Popen", lambda command, **named: real([sys.executable, str(program)], **named))
+    pip = [sys.executable, str(program)]
+    monkeypatch.setattr(subprocess, "Popen", lambda it, **named: real(pip if "pip" in it else it, **named))
 
 
 PIP = ["Collecting torch>=2.6", "  Downloading torch-2.13.0-x.whl (887.9 MB)", "  Downloading regex-2-x.whl (1 MB)"]
@@ -195,3 +199,34 @@ def test_an_installation_that_fails_ends_with_pips_own_words(tmp_path, monkeypat
     fake_pip(tmp_path, monkeypatch, [*PIP, "ERROR: No matching distribution found for torch"], status=1)
     with pytest.raises(SystemExit, match=r"(?s)ERROR: No matching distribution found for torch\n.*pip failed"):
         install.install(["demo"])
+
+
+def test_an_installation_without_a_network_says_so(tmp_path, monkeypatch):
+    retry = "  WARNING: Retrying (Retry(total=0)) after connection broken by 'NewConnectionError(…)': /simple/setuptools/"
+    last = "ERROR: No matching distribution found for setuptools>=77"
+    fake_pip(tmp_path, monkeypatch, [retry, *["…"] * 12, last], status=1)
+    with pytest.raises(SystemExit, match=f"(?s){last}\n.*pip failed, and had no connection.*network"):
+        install.install(["demo"])
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the stand-in for an old Python is a shell's program")
+def test_a_venv_of_an_old_python_is_named_before_pip_is_asked(tmp_path, monkeypatch):
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho 3 9 18\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(install, "PYTHON", python)
+    with pytest.raises(SystemExit, match=r"install: \.venv was made with Python 3\.9\.18, and 3\.11 or newer is needed"):
+        install.install(["demo"])
+
+
+def test_a_venv_that_failed_halfway_is_made_again(tmp_path, monkeypatch, capsys):
+    """Debian's Python leaves one without pip until the package python3-venv is there."""
+    fake_pip(tmp_path, monkeypatch, [])
+    venv.create(tmp_path / ".venv", with_pip=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(install, "PYTHON", tmp_path / EXECUTABLE)
+    assert install.found() == (sys.version_info[:3], False)
+    made = []
+    monkeypatch.setattr(subprocess, "call", lambda command: made.append(command))
+    install.install(["demo"])
+    assert made == [[sys.executable, "-m", "venv", ".venv"]]
