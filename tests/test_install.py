@@ -202,7 +202,7 @@ def test_an_installation_that_fails_ends_with_pips_own_words(tmp_path, monkeypat
 
 
 def test_an_installation_without_a_network_says_so(tmp_path, monkeypatch):
-    retry = "  WARNING: Retrying (Retry(total=0)) after connection broken by 'NewConnectionError(…)': /simple/setuptools/"
+    retry = "  WARNING: Retrying (Retry(total=0)) after connection broken by 'NewConnectionError(…)'"
     last = "ERROR: No matching distribution found for setuptools>=77"
     fake_pip(tmp_path, monkeypatch, [retry, *["…"] * 12, last], status=1)
     with pytest.raises(SystemExit, match=f"(?s){last}\n.*pip failed, and had no connection.*network"):
@@ -215,7 +215,7 @@ def test_a_venv_of_an_old_python_is_named_before_pip_is_asked(tmp_path, monkeypa
     python.write_text("#!/bin/sh\necho 3 9 18\n")
     python.chmod(0o755)
     monkeypatch.setattr(install, "PYTHON", python)
-    with pytest.raises(SystemExit, match=r"install: \.venv was made with Python 3\.9\.18, and 3\.11 or newer is needed"):
+    with pytest.raises(SystemExit, match=r"install: \.venv was made with Python 3\.9\.18, and 3\.11 or newer"):
         install.install(["demo"])
 
 
