@@ -46,6 +46,28 @@ def test_a_page_of_each_kind_can_be_read_by_everyone(book, chromium, width, sche
     assert wrong == []
 
 
+def test_on_a_telephone_whatever_is_wider_scrolls_in_its_own_box_and_a_shadow_says_so(book, chromium):
+    page = chromium.new_page(viewport={"width": 390, "height": 900})
+    wider, lost, bare = 0, [], []
+    for path in [*sorted(book.glob("*.html")), book / "source/minigpt/numpy_gpt.py.html"]:
+        page.goto(path.as_uri())
+        for box in page.evaluate(BOXES):
+            wider += 1
+            lost += [f"{path.name}: {box['what']}"] if not box["scrolls"] else []
+            bare += [f"{path.name}: {box['what']}"] if not box["shadow"] else []
+    page.close()
+    assert wider > 50 and lost == [] and bare == []
+
+
+BOXES = """[...document.querySelectorAll("main :not(svg *)")]
+    .filter(box => box.clientWidth && box.scrollWidth > box.clientWidth + 1)
+    .map(box => ({
+        what: box.outerHTML.slice(0, 99),
+        scrolls: (box.scrollLeft = 1e6) && box.scrollLeft >= box.scrollWidth - box.clientWidth - 1,
+        shadow: getComputedStyle(box).backgroundImage.includes("gradient"),
+    }))"""
+
+
 def test_a_code_pane_scrolls_inside_and_a_link_opens_the_file_at_its_line(book, chromium):
     page = chromium.new_page(viewport={"width": 390, "height": 900})
     page.goto((book / "02_model.html").as_uri())
