@@ -1,7 +1,7 @@
 """The same as parts of filters.py, generate.py and beam.py, faster; tests/test_decoding_twins.py holds them equal.
 
 A stable sort of the whole vocabulary is the slow part. The least logit that is kept is found without one; of those
-equal to it, the lowest ids are kept here. On a CPU NumPy's calls and its sort are the faster ones.
+equal to it, the lowest ids are kept here. On a CPU NumPy's sort is faster, PyTorch's softmax in fp64 too.
 """
 
 import numpy as np
@@ -23,18 +23,15 @@ def top_p(logits: Tensor, p: float) -> Tensor:
     if p == 1:
         return logits
     ranked = -np.sort(-array(logits))  # (..., V)
-    mass = _mass(ranked)  # (..., V)
-    rank = np.count_nonzero(mass < (p - ROUNDING) * mass[..., -1:], axis=-1, keepdims=True)  # (..., 1): reaches p
+    rank = _first(_mass(torch.from_numpy(ranked)) >= p - ROUNDING)  # (..., 1)
     return _keep(logits, np.take_along_axis(ranked, rank, -1), rank + 1)
 
 
 def draw(logits: Tensor, uniforms: Tensor) -> Tensor:
     """One token per row: the first whose cumulative probability passes the row's uniform number."""
-    mass = _mass(array(logits))  # (..., V)
-    total = mass[..., -1:]
-    ids = np.count_nonzero(mass <= uniforms.cpu().numpy()[..., None] * total, axis=-1)
-    last = np.count_nonzero(mass < total, axis=-1)  # where the total is reached; what lies beyond adds nothing
-    return torch.as_tensor(np.minimum(ids, last), device=logits.device)
+    mass = _mass(logits)
+    below_one = uniforms.clamp(max=1 - 2**-53)[..., None]  # (..., 1): no mass passes the total itself
+    return torch.as_tensor(_first(mass > below_one * mass[..., -1:])[..., 0], device=logits.device)
 
 
 def best_candidates(scores: Tensor, n: int) -> tuple[list[int], list[float]]:
@@ -48,22 +45,25 @@ def best_candidates(scores: Tensor, n: int) -> tuple[list[int], list[float]]:
 
 def array(tensor: Tensor) -> np.ndarray:
     """The same numbers on the CPU, in fp32 or fp64; not copied if they are there."""
-    tensor = tensor.detach()
-    return (tensor.float() if tensor.dtype.itemsize == 2 else tensor).cpu().numpy()
+    return (tensor.float() if tensor.dtype.itemsize == 2 else tensor).numpy(force=True)
 
 
-@np.errstate(invalid="ignore")  # a row of -inf only has no distribution: NaN, which is less than nothing
-def _mass(logits: np.ndarray) -> np.ndarray:
-    """Cumulative probabilities (..., V), times a number of each row's own: the last one."""
-    return np.exp(np.subtract(logits, logits.max(-1, keepdims=True), dtype=np.float64)).cumsum(-1)
+def _mass(logits: Tensor) -> Tensor:
+    """Cumulative probabilities (..., V); NaN, which reaches nothing, in a row of -inf only."""
+    return logits.softmax(-1, dtype=torch.float64).cumsum(-1)
+
+
+def _first(found: Tensor) -> np.ndarray:
+    """The first place in each row where (..., V) is true, (..., 1); 0 where it is true nowhere."""
+    return array(found).argmax(-1, keepdims=True)
 
 
 def _keep(logits: Tensor, worst: np.ndarray, k: int | np.ndarray) -> Tensor:
     """The k best of each row, given the k-th best logit; of those equal to it, the lowest ids."""
     x = array(logits)
     out = x < worst  # (..., V)
-    surplus = x.shape[-1] - np.count_nonzero(out, axis=-1, keepdims=True) - k  # (..., 1): too many, tied with the k-th
-    if (surplus > 0).any():
+    surplus = x.shape[-1] - out.sum(-1, keepdims=True) - k  # (..., 1): too many, tied with the k-th
+    if surplus.any():
         tied = x == worst
         out |= tied & (tied.sum(-1, keepdims=True) - tied.cumsum(-1) < surplus)
-    return logits.masked_fill(torch.as_tensor(out, device=logits.device), OUT)
+    return torch.as_tensor(np.where(out, OUT, x), dtype=logits.dtype, device=logits.device)
