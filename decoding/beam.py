@@ -76,7 +76,7 @@ def beam_steps(
             scores = filters.ban(scores, [*settings.end_ids])
         if settings.no_repeat_ngram is not None:
             scores = filters.no_repeat_ngram(scores, [[*prompt, *path.ids] for path in live], settings.no_repeat_ngram)
-        finished = [finish(path, "blocked") for path, most in zip(live, scores.amax(-1)) if most == filters.OUT]
+        finished = [finish(path, "blocked") for path, top in zip(live, scores.amax(-1).tolist()) if top == filters.OUT]
 
         # rank them all together: this many fill the beam even if every path has a candidate per end token
         ranking, scores = best_candidates(scores.flatten(), 2 * width + len(live) * len(settings.end_ids))
