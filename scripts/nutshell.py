@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
-# ---- P1 Data. A town of 32 women with three facts each: the values, how texts tell them, how texts ask for them.
+# ---- P1 Data. A town of 32 women. Each kind of fact has its values, sentences that tell it, and one that asks for it.
 NAMES = re.findall(r"\w+", """Ada Amy Ann Bea Cleo Dee Eva Fay Gwen Ida Ina Iris Jane Joy Kim Lea Liv Lucy Mia May
     Nora Nina Olga Pam Rose Ruth Sue Tess Uma Vera Xena Zoe""")  # fmt: skip
 KINDS = {
@@ -22,12 +22,12 @@ KINDS = {
             "Which pet does {n} have?"),
 }  # fmt: skip
 END, PROMPT, RESPONSE, IGNORE = 0, 1, 2, -100  # three special tokens; a target that is not learnt
-split = lambda text: [chunk.encode() for chunk in re.findall(r" ?\w+|[^\w\s]|\s", " " + text)]
+split = lambda text: [chunk.encode() for chunk in re.findall(r" ?\w+|[^\w\s]|\s", " " + text)]  # b" Hi", b",", b" you"
 
 
 def document(town, rng):
     """One woman's facts in some order and wording: first her name, then "she". One text in five only asks for them."""
-    name, (column, she) = rng.choice(NAMES), rng.choice([(2, "she")] + 4 * [(1, "She")])
+    name, (column, she) = rng.choice(NAMES), rng.choice([(2, "she")] + 4 * [(1, "She")])  # 1: it tells, 2: it asks
     kinds = zip([name, she, she], rng.sample(list(KINDS), 3))
     return " ".join(rng.choice(KINDS[k][column].split("|")).format(n=n, v=town[name, k]) for n, k in kinds)
 
@@ -36,7 +36,7 @@ class Tokenizer:
     """Bytes, and the tokens made by merging the most frequent pair of neighbours again and again."""
 
     def __init__(self, texts, merges):
-        self.tokens = [b"<end>", b"<prompt>", b"<response>", *(bytes([byte]) for byte in range(256))]
+        self.tokens = [b"<end>", b"<prompt>", b"<response>", *(bytes([byte]) for byte in range(256))]  # id -> bytes
         chunks = Counter(chunk for text in texts for chunk in split(text))  # no merge crosses their borders
         words = {chunk: [bytes([byte]) for byte in chunk] for chunk in chunks}
         for _ in range(merges):
@@ -62,7 +62,7 @@ class Tokenizer:
         return ids
 
     def decode(self, ids):
-        return b"".join(self.tokens[i] for i in ids).decode(errors="replace").strip()
+        return b"".join(self.tokens[i] for i in ids).decode(errors="replace").strip()  # without the first space
 
 
 def merge(word, pair):
@@ -71,16 +71,16 @@ def merge(word, pair):
             word[i : i + 2] = [b"".join(pair)]
 
 
-# ---- P2 Architecture. Ids (B, T) go in; out come logits (B, T, V), a score for every possible next token.
+# ---- P2 Architecture. Ids (B, T), of B texts of T tokens, give logits (B, T, V): a score for each of V next tokens.
 def attention(q, k, v):
-    """Each token mixes the values of itself and of those before it. q, k, v: (B, H, T, D)."""
+    """Each token's query q meets the keys k of itself and of those before: their values v, mixed. (B, H, T, D) each."""
     T, D = q.shape[-2:]
     scores = q @ k.transpose(-2, -1) / math.sqrt(D)  # (B, H, T, T)
     return scores.masked_fill(torch.ones(T, T).triu(1) == 1, -math.inf).softmax(-1) @ v  # the future is out
 
 
 class Block(nn.Module):
-    def __init__(self, C, H):
+    def __init__(self, C, H):  # each token is a vector of C numbers, and in each of H heads of D = C / H
         super().__init__()
         self.H, self.norm1, self.norm2 = H, nn.LayerNorm(C), nn.LayerNorm(C)
         self.qkv, self.out = nn.Linear(C, 3 * C, bias=False), nn.Linear(C, C, bias=False)
@@ -89,8 +89,8 @@ class Block(nn.Module):
     def forward(self, x):
         B, T, C = x.shape
         q, k, v = self.qkv(self.norm1(x)).view(B, T, 3, self.H, C // self.H).permute(2, 0, 3, 1, 4)  # (B, H, T, D) each
-        x = x + self.out(attention(q, k, v).transpose(1, 2).reshape(B, T, C))
-        return x + self.mlp(self.norm2(x))
+        x = x + self.out(attention(q, k, v).transpose(1, 2).reshape(B, T, C))  # here tokens learn of each other
+        return x + self.mlp(self.norm2(x))  # here each works by itself
 
 
 class GPT(nn.Module):
@@ -102,7 +102,7 @@ class GPT(nn.Module):
 
     def forward(self, ids):
         x = self.token(ids) + self.position[: ids.shape[1]]  # (B, T, C)
-        return self.norm(self.blocks(x)) @ self.token.weight.T  # (B, T, V)
+        return self.norm(self.blocks(x)) @ self.token.weight.T  # (B, T, V): how near is it to each token's vector?
 
 
 # ---- P3 Training: cross-entropy, an optimizer, a loop. Fine-tuning, at the end, calls the same function (S5).
@@ -113,7 +113,7 @@ def cross_entropy(logits, targets):
 
 
 def train(model, rows, steps, peak, rng):
-    """rows: pairs (ids, learn), where learn[i] says whether ids[i] is a target."""
+    """rows: pairs (ids, learn), where learn[i] says whether ids[i] is a target. At each place the next id is learnt."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.95))
     for step in range(1, steps + 1):
         picked = rng.sample(rows, 32)
@@ -138,7 +138,7 @@ nucleus = lambda logits: draw(top_p(logits, 0.9))  # G8
 def generate(model, ids, choose, limit=24):
     new = []
     while len(new) < limit and END not in new:  # G2
-        new.append(choose(model(torch.tensor([ids + new]))[0, -1]))
+        new.append(choose(model(torch.tensor([ids + new]))[0, -1]))  # the last place's logits (V,)
     return new
 
 
@@ -176,15 +176,15 @@ def main():
     town = {(name, kind): rng.choice(KINDS[kind][0].split()) for name in NAMES for kind in KINDS}
     texts = [document(town, rng) for _ in range(2000)]
     tok = Tokenizer(texts, merges=250)
-    print("P1 a text of the corpus in tokens:", "|".join(tok.decode([i]) for i in tok.encode(texts[0])))
-    print(f"P3 pretraining on {len(texts)} texts; ln V = {math.log(len(tok.tokens)):.2f}")
+    print("P1 a text of the corpus in tokens:", [tok.tokens[i].decode() for i in tok.encode(texts[0])])
+    print(f"P3 pretraining: the loss is ln(perplexity); so many tokens seem equally likely, at first {len(tok.tokens)}")
     model = GPT(len(tok.tokens))
-    train(model, [([END, *tok.encode(text), END], [True] * 99) for text in texts], 600, 4e-3, rng)
-    zoe, asked = [END, *tok.encode("Zoe")], [END, *tok.encode("Where does Zoe live?")]
-    print("P5 the base model knows the town. It continues “Zoe”:\n  beam  ", tok.decode(beam(model, zoe, width=4)[0]))
+    train(model, [([END, *ids, END], [True] * (len(ids) + 2)) for ids in map(tok.encode, texts)], 600, 4e-3, rng)
+    zoe, asked = [END, *tok.encode("Zoe")], [END, *tok.encode("Where does Zoe live?")]  # as each text begins
+    print("P5 the base model knows the town. It continues “Zoe”:\n  beam  ", tok.decode(zoe + beam(model, zoe, 4)[0]))
     for name, choose in (("greedy", greedy), ("top-p ", nucleus), ("again ", nucleus)):
-        print(" ", name, tok.decode(generate(model, zoe, choose)))
-    print("S1 and asked “Where does Zoe live?”, it continues:", tok.decode(generate(model, asked, greedy)))
+        print(" ", name, tok.decode(zoe + generate(model, zoe, choose)))
+    print("S1 and asked where she lives, it continues:", tok.decode(asked + generate(model, asked, greedy)))
 
     print("S5 fine-tuning, by the same loop, on questions about 24 of the women")
     facts = [(n, k, ask, tell.split("|")[0]) for n in NAMES for k, (_, tell, ask) in KINDS.items()]
@@ -192,7 +192,7 @@ def main():
     train(model, [encode_pair(tok, *pair) for pair in pairs[: 24 * 3]], 80, 1e-3, rng)
     print("S6 it answers questions about the others:")
     for question, answer in pairs[24 * 3 :]:
-        said = tok.decode(generate(model, encode_pair(tok, question, "")[0][:-1], greedy))
+        said = tok.decode(generate(model, encode_pair(tok, question, "")[0][:-1], greedy))  # [:-1]: no end yet
         print("  right" if said == answer + "<end>" else "  wrong", question, said)
 
 

@@ -172,6 +172,8 @@ def test_the_whole_of_it_runs_and_answers():
     run = subprocess.run(command, cwd=SOURCE.parent.parent, capture_output=True, text=True, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     base, answers = run.stdout.split("S5 ")
+    assert "[' " in base and "', ' lives', ' in', ' " in base  # tokens with their spaces
+    assert base.count("<end> Zoe ") == 4 and base.count("perplexity") == 6
     assert "She lives in" not in base.split("it continues:")[1]
     assert len(re.findall(r"^  (right|wrong)", answers, re.M)) == 24
     assert len(re.findall(r"^  right", answers, re.M)) >= 20, answers
