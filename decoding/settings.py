@@ -122,6 +122,8 @@ def as_ids(name: str, ids: Ids, V: float = math.inf) -> list[int]:
 
 
 def as_rows(name: str, rows: Iterable[Ids], V: float = math.inf) -> list[list[int]]:
+    rows = rows.tolist() if hasattr(rows, "tolist") else rows  # arrays and tensors
+    expect(isinstance(rows, Iterable), name, rows, "several rows of ids")
     return [as_ids(f"{name} of row {row}", ids, V) for row, ids in enumerate(rows)]
 
 

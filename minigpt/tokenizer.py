@@ -237,9 +237,11 @@ class Tokenizer:
 
 
 def utf8(text: str) -> bytes:
-    """The bytes of a text. ValueError for half of a surrogate pair, which stands for no character."""
+    """The bytes of a text. ValueError for no text, and for half of a surrogate pair, which stands for no character."""
     try:
-        return text.encode()
+        return str.encode(text)
+    except TypeError:
+        raise ValueError(f"{text!r:.40} is of type {type(text).__name__}: must be a text") from None
     except UnicodeEncodeError as problem:
         where = f"{text[problem.start]!r} at place {problem.start}"
         raise ValueError(f"the character {where} is half of a surrogate pair, not Unicode: leave it out") from None
@@ -247,6 +249,6 @@ def utf8(text: str) -> bytes:
 
 def several(texts: Iterable[str], name: str) -> Iterable[str]:
     """The texts. ValueError for a single one, whose characters would be taken for texts."""
-    if isinstance(texts, str):
+    if isinstance(texts, str | bytes):
         raise ValueError(f"{name}={texts!r:.40}: must be several texts; put a single one into a list")
     return texts

@@ -42,6 +42,12 @@ def test_one_row_is_not_taken_for_several():
         generate(RandomTree(V=5, seed=0), torch.tensor([1, 2]), max_new_tokens=1)
 
 
+@pytest.mark.parametrize("wrong", [None, 5, torch.tensor(5), np.int64(5)])
+def test_what_has_no_rows_is_refused(wrong):
+    with pytest.raises(ValueError, match=r"prompt is .*expected several rows of ids"):
+        generate(RandomTree(V=5, seed=0), wrong, max_new_tokens=1)
+
+
 class OnlyForward(torch.nn.Module):
     """A model of others: no protocol, no window, no vocabulary."""
 

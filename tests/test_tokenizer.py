@@ -423,9 +423,17 @@ def test_of_two_special_tokens_that_begin_alike_the_longer_one_counts():
 
 
 def test_one_text_in_place_of_several_is_refused():
-    for wrong in (lambda: Tokenizer.train("low lower", 300), lambda: Tokenizer.train(["low"], 300, END)):
+    for texts, special in (("low lower", [END]), (b"low lower", [END]), (["low"], END)):
         with pytest.raises(ValueError, match="must be several texts; put a single one into a list"):
-            wrong()
+            Tokenizer.train(texts, 300, special)
+
+
+@pytest.mark.parametrize("wrong", [None, 3, b"low", ["low"]])
+def test_what_is_no_text_is_refused_by_its_type(wrong):
+    tok = Tokenizer(BYTES, [END])
+    for ask in (tok.encode, tok.encode_by_hand, lambda text: Tokenizer.train(["low", text], 300)):
+        with pytest.raises(ValueError, match=f"is of type {type(wrong).__name__}: must be a text"):
+            ask(wrong)
 
 
 def test_special_tokens_may_come_as_a_generator():
