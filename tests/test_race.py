@@ -10,6 +10,7 @@ from test_scripts import call, refuses
 from minigpt import GPT, GPTConfig
 from minigpt.formulas import cross_entropy
 from scripts.lab import peer, race, racer
+from scripts.support.measuring.text_loss import told
 
 TEXT = "The cat sat on the mat; who sat where?\n" * 60
 
@@ -81,7 +82,10 @@ def test_the_results_say_which_seed_reached_the_target_when(monkeypatch, capsys,
         assert {"seconds_to_target", "val_at_peer_time"} <= results["seeds"][0].keys()
         assert all((row["seconds_to_target"] is not None) == reached for row in results["seeds"])
         assert (results["ratio"] is not None) == reached
-        assert ("times as fast" in capsys.readouterr().out) == reached
+        shown = capsys.readouterr().out
+        assert ("times as fast" in shown) == reached
+        losses = [row[key] for row in results["seeds"] for key in ("val", "val_at_peer_time")]
+        assert all(told(loss) in shown for loss in losses)
 
 
 def test_the_peer_is_a_causal_transformer_of_nanogpts_shape_that_learns(text):
@@ -106,7 +110,7 @@ def test_an_evening_trains_the_larger_model_alone(monkeypatch, capsys, tmp_path,
     results = json.loads((tmp_path / "evening.json").read_text())
     (row,) = results["seeds"]
     assert row["steps"] == 2 and row["parameters"] > 3e6 and row["val"] < 9 and row["seconds"] > 0
-    assert f"{row['val']:.3f}" in capsys.readouterr().out
+    assert told(row["val"]) in capsys.readouterr().out
 
 
 def test_a_text_too_short_to_race_on_is_refused(monkeypatch, capsys, tmp_path, text):

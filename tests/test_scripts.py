@@ -2,15 +2,18 @@
 
 import io
 import json
+import math
 
 import pytest
+import tqdm
 from conftest import TEXTS, tiny
 from helpers import call, refuses
 
 from minigpt import save
+from minigpt.loop import Step
 from scripts import ask, chat, compare, demo, finetune, generate, pretrain, tokens
 from scripts.lab import claims
-from scripts.support import strategies
+from scripts.support import strategies, terminal
 from scripts.support.plots import ratios_figure
 
 
@@ -147,6 +150,21 @@ def test_settings_by_task_are_measured_on_the_prompt(monkeypatch, capsys, tmp_pa
 @pytest.mark.claim("S2")
 @pytest.mark.claim("S6")
 @pytest.mark.claim("P5")
+def test_perplexity_stands_beside_the_loss_on_a_progress_bar_and_among_the_claims(monkeypatch):
+    shown = []
+
+    class Bar(tqdm.tqdm):
+        def set_postfix(self, **figures):
+            shown.append(figures["loss"])
+
+    monkeypatch.setattr(tqdm, "tqdm", Bar)
+    step = Step(step=1, loss=math.log(2), lr=0.1, grad_norm=1.0, tokens=8, seconds=1.0)
+    assert list(terminal.show_progress([step], 1, "train")) == [step]
+    assert shown == ["0.693 (perplexity 2.00)"]
+    results = {"base": {"first_loss": math.log(50), "val_loss": math.log(2)}}
+    assert claims.figure(claims.CLAIMS["P3"], results) == "loss 3.912 (perplexity 50.00) to 0.693 (perplexity 2.00)"
+
+
 @pytest.mark.slow
 def test_the_demo_tells_the_whole_story(monkeypatch, capsys, tmp_path):
     assert call(monkeypatch, demo, "--quick", "--out", tmp_path) == 0

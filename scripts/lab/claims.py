@@ -44,9 +44,15 @@ def _scale(results: dict) -> str:
     return f"{whose}; {kept:.0%} of the activations are kept when they are recomputed; {_years(results)}"
 
 
+def _losses(first: float, last: float) -> str:
+    from scripts.support.measuring.text_loss import told
+
+    return f"loss {told(first)} to {told(last)}"
+
+
 def _sizes_compared(results: dict) -> str:
     base, smaller = results["base"], results["smaller"]
-    losses = f"loss {smaller['val_loss']:.3f} to {base['val_loss']:.3f}"
+    losses = _losses(smaller["val_loss"], base["val_loss"])
     facts = f"facts {smaller['cloze']:.0%} to {results['answers']['base_cloze']:.0%}"
     return f"{losses}, {facts}, at {base['parameters'] / smaller['parameters']:.0f} times the size"
 
@@ -86,7 +92,7 @@ CLAIMS = {
         "minigpt/loop.py: train; minigpt/formulas.py: cross_entropy; minigpt/optim.py: AdamW",
         "loss before the first step, and on validation text after the last, in nats per token",
         "minigpt/loop.py: train, evaluate",
-        "loss {base[first_loss]:.2f} to {base[val_loss]:.3f}",
+        lambda results: _losses(results["base"]["first_loss"], results["base"]["val_loss"]),
     ),
     "P4": Claim(
         "At scale the hard part is engineering",

@@ -37,6 +37,7 @@ def main() -> None:
 def evening(args: argparse.Namespace) -> None:
     """A larger model for as long as it takes."""
     from scripts.lab import racer
+    from scripts.support.measuring.text_loss import told
 
     text, recipe = racer.read_characters(args.data), with_steps(racer.EVENING, args.steps)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -44,13 +45,14 @@ def evening(args: argparse.Namespace) -> None:
     write_json(args.out / "evening.json", {"target": EVENING_TARGET, "seeds": seeds})
 
     print(f"  {seeds[0]['parameters']:,} parameters, loss over all {len(text.validation):,} validation characters")
-    table(["seed", "loss", "seconds"], [[row["seed"], row["val"], row["seconds"]] for row in seeds])
+    table(["seed", "loss", "seconds"], [[row["seed"], told(row["val"]), row["seconds"]] for row in seeds])
     print(f"  nanoGPT documents {EVENING_TARGET} for 10.7 M parameters on an A100")
 
 
 def beside_peer(args: argparse.Namespace) -> None:
     """Down to the peer's loss, and for as long as the peer takes."""
     from scripts.lab import peer, racer
+    from scripts.support.measuring.text_loss import told
 
     text, recipe = racer.read_characters(args.data), with_steps(racer.SPRINT, args.steps)
     known = (len(text.training) + len(text.validation), text.vocab_size) == TINY_SHAKESPEARE
@@ -85,7 +87,8 @@ def beside_peer(args: argparse.Namespace) -> None:
     print(f"  peer: {peer_seconds:.1f} s by nanoGPT's CPU recipe, {counted}; it ends at {TARGET}")
     columns = {"seed": "seed", "val": "loss", "seconds_to_target": "seconds", "val_at_peer_time": "in the peer's time"}
     shown = [name for name in columns if name in seeds[0]]
-    rows = [["-" if row[name] is None else row[name] for name in shown] for row in seeds]
+    as_shown = lambda name, figure: told(figure) if name.startswith("val") else "-" if figure is None else figure
+    rows = [[as_shown(name, row[name]) for name in shown] for row in seeds]
     table([columns[name] for name in shown], rows)
     no_ratio = f"not every seed came down to {TARGET}" if known else f"no ratio: {TARGET} is for tiny Shakespeare only"
     print(f"  {ratio:.1f} times as fast as the peer" if ratio else f"  {no_ratio}")

@@ -141,7 +141,8 @@ def pretrain(
     ln_vocab = math.log(tok.vocab_size)
     log = None
     if first:
-        print(f"  {parameters:,} parameters, {len(training):,} tokens; before training, loss is ln V = {ln_vocab:.2f}")
+        start = f"before training, loss is ln V = {ln_vocab:.2f} and perplexity V = {tok.vocab_size:,}"
+        print(f"  {parameters:,} parameters, {len(training):,} tokens; {start}")
         log = LossLog(directory, done, tensorboard)
         steps = show_progress(steps, config.steps, "pretrain", done)
     watch(steps, config, log, validate, save_step, save_every)

@@ -61,12 +61,14 @@ def terminal_width() -> int:
 
 
 def show_progress(steps: Iterable, total: int, what: str, done: int = 0) -> Iterator:
-    """Pass a training run's Steps on, with a progress bar: loss, tokens per second, time left."""
+    """Pass a training run's Steps on, with a progress bar: loss and perplexity, tokens per second, time left."""
     from tqdm import tqdm
+
+    from scripts.support.measuring.text_loss import told
 
     with tqdm(total=total, initial=done, desc=what, unit="step", disable=None, leave=False) as bar:
         for step in steps:
-            bar.set_postfix(loss=f"{step.loss:.3f}", tokens_s=f"{step.tokens / step.seconds:,.0f}", refresh=False)
+            bar.set_postfix(loss=told(step.loss), tokens_s=f"{step.tokens / step.seconds:,.0f}", refresh=False)
             bar.update()
             yield step
 
