@@ -1,16 +1,14 @@
-"""Documents -> training and validation text -> tokenizer -> token files (P1).
+"""Documents -> training and validation text -> tokenizer -> token ids (P1).
 
 A corpus is anything that gives its Pieces anew each time it is gone through: a list, or the text files that
-files/text_files.py reads as a stream, since a corpus may exceed memory.
+files/text_files.py reads as a stream, since a corpus may exceed memory. files/token_file.py writes the ids to disk.
 """
 
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import NamedTuple
 
-from .files.token_file import write_ids
 from .tokenizer import Tokenizer
 
 SAMPLE = 16_000_000  # characters at most that the tokenizer is trained on
@@ -61,17 +59,6 @@ def learn_vocabulary(corpus: Iterable[Piece], borders: Sequence[int], vocab_size
     every = max(1, -(-sum(borders) // SAMPLE))
     pieces = islice(part_of(corpus, borders, "train"), 0, None, every)
     return Tokenizer.train((piece.text for piece in pieces), vocab_size), every
-
-
-def write_token_files(
-    directory: Path, tok: Tokenizer, corpus: Iterable[Piece], borders: Sequence[int],
-    show: Callable = lambda pieces, name: pieces,
-) -> None:  # fmt: skip
-    """Write train.npy and val.npy; show(pieces, name) passes a file's pieces on and may show how far they are."""
-    directory.mkdir(parents=True, exist_ok=True)
-    for part in ("train", "val"):
-        pieces = show(part_of(corpus, borders, part), f"{part}.npy")
-        write_ids(directory / f"{part}.npy", encode(tok, pieces), tok.vocab_size)
 
 
 def encode(tok: Tokenizer, pieces: Iterable[Piece]) -> Iterator[list[int]]:

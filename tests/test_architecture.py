@@ -23,7 +23,7 @@ ARROWS = {
     "config": set(),
     "tokenizer": {"files.gpt2_ranks"},
     "data": set(),
-    "corpus": {"files.token_file", "tokenizer"},
+    "corpus": {"tokenizer"},
     "initial": set(),
     "optim": {"config", "fast.muon"},  # muon: the other optimizer, when it is asked for by name
     "model": {"formulas", "config", "initial"},

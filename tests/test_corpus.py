@@ -173,8 +173,9 @@ def test_text_without_a_place_to_cut_is_read_in_linear_time():
 LARGE = r"""
 import re, sys, time
 from minigpt import Tokenizer
-from minigpt.corpus import split, write_token_files
+from minigpt.corpus import split
 from minigpt.files.text_files import read_corpus
+from minigpt.files.token_file import write_token_files
 from pathlib import Path
 
 corpus, started = read_corpus([sys.argv[1]]), time.process_time()

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from minigpt import TrainConfig, evaluate, read_tokens, token_batches
-from minigpt.corpus import split, write_token_files
+from minigpt.corpus import split
 from minigpt.data import Batches
 from minigpt.files.text_files import read_corpus
+from minigpt.files.token_file import write_token_files
 from minigpt.files.writing import remove
 from scripts.support.measuring.answers import decode_greedily, question_and_answer, text_of
 from scripts.support.measuring.text_loss import WINDOW, text_loss, told

@@ -25,10 +25,11 @@ from minigpt import (
     token_batches,
     train,
 )
-from minigpt.corpus import Piece, learn_vocabulary, part_of, split, write_token_files
+from minigpt.corpus import Piece, learn_vocabulary, part_of, split
 from minigpt.data import Batches
 from minigpt.fast import processes
 from minigpt.files.text_files import read_corpus
+from minigpt.files.token_file import write_token_files
 from minigpt.files.tokenizer_json import to_json
 from minigpt.files.writing import write_text
 from scripts.support.measuring.text_loss import bits_per_byte
