@@ -78,7 +78,7 @@ def fine_tune_on_file(args: argparse.Namespace) -> None:
     from minigpt import TrainConfig
     from scripts.support import fine_tuning
     from scripts.support.models import open_model, warn_of_forged_turns
-    from sft import encode_examples, epoch_picks, padding, read_examples
+    from sft import encode_examples, epoch_picks, read_examples
 
     # read
     skipped = [] if args.skip_bad else None
@@ -148,7 +148,7 @@ def fine_tune_on_file(args: argparse.Namespace) -> None:
     # compare: written first, then shown
     results = {
         "asked": len(asked),
-        "padding": padding(training, picks),
+        "padding": fine_tuning.padding(training, picks),
         "before": before.figures,
         "after": after.figures,
     }

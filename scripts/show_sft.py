@@ -28,10 +28,10 @@ def main() -> None:
     examples = read_examples(args.data, skipped)
     model, tok = open_model(args.model)
     rows = encode_examples(tok, examples, model.context_length, args.loss_on, skipped)
-    left_out = {*rows.left_out}
+    here = {*rows.sources}
 
     # show a few
-    for example in [example for example in examples if example.source not in left_out][: args.n]:
+    for example in [example for example in examples if example.source in here][: args.n]:
         ids, learn = encode_conversation(tok, example.messages)
         if args.loss_on == "all":
             learn = [False] + [True] * (len(ids) - 1)  # nothing comes before the first token to predict it

@@ -29,10 +29,9 @@ class Rows:
 
     ids: list[list[int]]
     learn: list[list[bool]]
-    truncated: int  # so many lost their end
-    dropped: int  # and so many had no target left
-    left_out: Sequence[str] = ()  # the sources of all that are not here
-    empty: Sequence[str] = ()  # and of those here that have an empty response
+    truncated: int  # how many examples lost their end
+    dropped: int  # how many of these lost the whole response, and are not here
+    sources: Sequence[str] = ()  # of each row, where its example was read
 
 
 def encode_examples(
@@ -47,7 +46,7 @@ def encode_examples(
         raise ValueError(f"loss_on={loss_on!r}: must be 'response' or 'all'")
     encode_conversation(tok, [Message("user", "Hi"), Message("assistant", "Yo")])  # is there a layout?
     longest = context_length + 1  # the last id is a target only
-    kept, learn, truncated, too_long, refused, empty = [], [], 0, [], [], []
+    kept, learn, sources, truncated, dropped = [], [], [], 0, 0
     for example in examples:
         # lay out
         try:
@@ -58,22 +57,20 @@ def encode_examples(
             if skipped is None:
                 raise ValueError(f"{example.source}: {problem}") from problem
             skipped.append(f"{example.source}: {problem}")
-            refused.append(example.source)
             continue
 
         # cut to the context
         truncated += len(ids) > longest
         if not any(learnt[:longest]):
-            too_long.append(example.source)
+            dropped += 1
             continue
         kept.append(ids[:longest])
         learn.append(learnt[:longest] if loss_on == "response" else [True] * len(kept[-1]))
-        if ("assistant", "") in [(message.role, message.content.strip()) for message in example.messages]:
-            empty.append(example.source)
+        sources.append(example.source)
 
     if not kept:
         raise ValueError(f"no response begins within the context of {context_length} tokens: nothing would be learnt")
-    return Rows(kept, learn, truncated, len(too_long), too_long + refused, empty)
+    return Rows(kept, learn, truncated, dropped, sources)
 
 
 def collate(rows: Rows, picks: list[int]) -> Batch:
@@ -105,17 +102,6 @@ def epoch_picks(rows: Rows, batch_size: int, seed: int, epoch: int) -> list[list
     order = np.argsort(lengths * rng.uniform(1, MIXING, len(lengths)))
     picks = np.array_split(order, -(-len(order) // batch_size))
     return [picks[i].tolist() for i in rng.permutation(len(picks))]
-
-
-def padding(rows: Rows, picks: list[list[int]]) -> float:
-    """The share of padding in batches of these rows.
-
-    >>> padding(Rows([[1, 2, 3], [4, 5]], [], 0, 0), [[0, 1]])  # one of four inputs
-    0.25
-    """
-    lengths = [[len(rows.ids[i]) - 1 for i in batch] for batch in picks]
-    padded = sum(max(batch) * len(batch) for batch in lengths)
-    return 1 - sum(map(sum, lengths)) / padded
 
 
 def mix(*parts: Batches) -> Batches:

@@ -74,7 +74,7 @@ def use_sft(model: minigpt.GPT, tok: minigpt.Tokenizer, folder: Path) -> None:
     batch = sft.collate(rows, [0])
     batches = sft.example_batches(rows, 1)
     assert sft.mix(batches, batches)(0).inputs.equal(batch.inputs.repeat(2, 1))
-    assert sft.padding(rows, sft.epoch_picks(rows, 1, 0, 0)) == 0
+    assert sft.epoch_picks(rows, 1, 0, 0) == [[0]]
     assert len(list(sft.fine_tune(model, tok, examples, minigpt.TrainConfig(steps=1, warmup=0), batch_size=1))) == 1
 
 

@@ -15,6 +15,7 @@ from minigpt import IGNORE
 from minigpt.data import Batch
 from minigpt.formulas import cross_entropy
 from minigpt.tokenizer import END, PROMPT, RESPONSE
+from scripts.support.fine_tuning import fitting, padding
 from sft import (
     Example,
     Message,
@@ -24,7 +25,6 @@ from sft import (
     epoch_picks,
     example_batches,
     mix,
-    padding,
     read_examples,
 )
 
@@ -366,10 +366,15 @@ def test_columns_that_are_not_read_are_named(tmp_path):
     assert example.left_out == ("id", "images", "messages.name")
 
 
-def test_rows_that_do_not_fit_are_named_and_so_are_empty_responses(tok):
+def test_rows_that_do_not_fit_are_named_and_so_are_empty_responses(tok, capsys):
     bad = Example([Message("user", "Q")], "a:4")
     examples = [example(source="a:1"), example("Why? " * 99, source="a:2"), example(answer=" ", source="a:3"), bad]
     skipped = []
     rows = encode_examples(tok, examples, 40, skipped=skipped)
-    assert (rows.left_out, rows.empty, rows.dropped, len(rows.ids)) == (["a:2", "a:4"], ["a:3"], 1, 2)
+    assert (rows.sources, rows.dropped, len(rows.ids)) == (["a:1", "a:3"], 1, 2)
     assert skipped == ["a:4: there is no response to learn"]
+
+    assert fitting(tok, examples, 40, []) == [examples[0], examples[2]]
+    said = capsys.readouterr().out
+    assert "1 row (a:2): no response begins within 40 tokens" in said
+    assert "1 row (a:3): an empty response" in said and "a:4" not in said

@@ -18,7 +18,7 @@ from scripts.support.models import model_directory
 from scripts.support.run_directory import save_anew, write_json
 from scripts.support.stop_and_resume import LossLog
 from scripts.support.terminal import ENDS_AT_ONCE, show_progress, show_reading, table, visible
-from sft import Example, Message, collate, encode_conversation, encode_examples, epoch_picks, fine_tune, padding
+from sft import Example, Message, collate, encode_conversation, encode_examples, epoch_picks, fine_tune
 from sft.data import Rows
 
 
@@ -33,16 +33,22 @@ def hold_out(examples: list[Example], seed: int) -> tuple[list[Example], list[Ex
 def fitting(tok, examples: list[Example], context_length: int, skipped: list[str] | None) -> list[Example]:
     """The examples that can be learnt from or held out; print which ones don't fit, and what is odd about others."""
     rows = encode_examples(tok, examples, context_length, skipped=skipped)
-    bad = {problem.partition(": ")[0] for problem in skipped or []}
-    too_long = [source for source in rows.left_out if source not in bad]
+    here = {*rows.sources}
+    refused = {problem.partition(": ")[0] for problem in skipped or []}
+    too_long = [example.source for example in examples if example.source not in here | refused]
     if too_long:
         print(f"  {named(too_long)}: no response begins within {context_length} tokens; left out")
-    if rows.empty:
-        print(f"  {named(rows.empty)}: an empty response, which teaches to say nothing")
+    empty = [example.source for example in examples if example.source in here and says_nothing(example)]
+    if empty:
+        print(f"  {named(empty)}: an empty response, which teaches to say nothing")
     columns = Counter(column for example in examples for column in example.left_out)
     if columns:
         print(f"  not read: {', '.join(f'{column} (in {count:,} rows)' for column, count in columns.most_common(9))}")
-    return [example for example in examples if example.source not in {*rows.left_out}]
+    return [example for example in examples if example.source in here]
+
+
+def says_nothing(example: Example) -> bool:
+    return any(message.role == "assistant" and not message.content.strip() for message in example.messages)
 
 
 def named(sources: Sequence[str], most: int = 5) -> str:
@@ -182,6 +188,17 @@ def show_data(training: Rows, picks: list[list[int]], context_length: int) -> No
         print(f"  {training.truncated:,} are longer than the context of {context_length} and lose their end; ", end="")
         print(f"{training.dropped:,} of them lose the whole response and are left out")
     print(f"  {len(picks):,} batches per epoch, {padding(training, picks):.1%} of them padding")
+
+
+def padding(rows: Rows, picks: list[list[int]]) -> float:
+    """The share of padding in batches of these rows.
+
+    >>> padding(Rows([[1, 2, 3], [4, 5]], [], 0, 0), [[0, 1]])  # one of four inputs
+    0.25
+    """
+    lengths = [[len(rows.ids[i]) - 1 for i in batch] for batch in picks]
+    padded = sum(max(batch) * len(batch) for batch in lengths)
+    return 1 - sum(map(sum, lengths)) / padded
 
 
 def show_before_and_after(asked: list[Question], before: Look, after: Look) -> None:
