@@ -19,7 +19,7 @@ from .reading import errors_of, read_json, read_tensors, read_text, regular_file
 from .tokenizer_json import from_json, to_json
 from .writing import write_json, write_tensors, write_text
 
-ROLES = ("bos_token", "eos_token", "pad_token", "unk_token")
+NAMED_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
 # Our layout of a conversation as a chat template, for programs that ask for one; sft/template.py is what we go by.
 OUR_LAYOUT = (
     "{% set start = 1 if messages[0]['role'] == 'system' else 0 %}{% for message in messages[start:] %}"
@@ -167,29 +167,27 @@ def _read_tokenizer(directory: Path) -> Tokenizer | None:
         raise ValueError(f"chat_template is {template!r:.80}; it must be text, or a list of named texts")
 
     # special tokens by their names, or objects that hold the name; every file's ids of those that end an answer
-    found = {role: settings[role] for role in ROLES if settings.get(role)}
+    found = {role: settings[role] for role in NAMED_TOKENS if settings.get(role)}
     names = {role: name if isinstance(name, str) else name["content"] for role, name in found.items()}
     ends = []
     for file in ("generation_config.json", "config.json"):
         told = read_json(directory / file).get("eos_token_id") if (directory / file).exists() else None
         ends += told if isinstance(told, list) else [] if told is None else [told]
-    for token_id in ends:
-        if type(token_id) is not int or token_id < 0:
-            raise ValueError(f"eos_token_id is {token_id!r:.40}; it must be a token's id, or a list of them")
 
     content = read_text(directory / "tokenizer.json")
     end = names.pop("eos_token", None)
-    tokenizer = from_json(content, end or END, template, end_ids=ends, names=names)
+    tokenizer = from_json(content, end or END, template, names=names)
     if template == OUR_LAYOUT and _is_ours(tokenizer):
         tokenizer.chat_template = None  # it need not be rendered
     for token_id in ends:
-        if token_id >= tokenizer.vocab_size:
-            raise ValueError(f"eos_token_id is {token_id}; the tokenizer's ids are 0 to {tokenizer.vocab_size - 1}")
+        if type(token_id) is not int or not 0 <= token_id < tokenizer.vocab_size:
+            raise ValueError(f"eos_token_id is {token_id!r:.40}; must be an id from 0 to {tokenizer.vocab_size - 1}")
     for role, name in names.items():
         if name not in tokenizer.special and role != "unk_token":
             raise ValueError(f"{role} is {name!r:.40}; the tokenizer has no such special token")
     if end is None and ends and ends[0] in tokenizer.special_names:  # only the ids are told
-        return from_json(content, tokenizer.special_names[ends[0]], template, end_ids=ends, names=names)
+        tokenizer = from_json(content, tokenizer.special_names[ends[0]], template, names=names)
+    tokenizer.end_ids = tuple(dict.fromkeys([*tokenizer.end_ids, *ends]))
     return tokenizer
 
 

@@ -42,9 +42,7 @@ def lay_out(tok: Tokenizer, messages: list[Message]) -> tuple[list[int], list[bo
             continue
         asked, answered = text(place, True), text(place + 1, False)
         if not (answered.startswith(asked) and whole.startswith(answered)):
-            raise ValueError(
-                "the chat template lays a question out differently once it is answered: it can't be learnt"
-            )
+            raise _refusal(tok, "lays a question out differently once it is answered: it can't be learnt")
         given = answered[len(asked) :]
         ends = [match.end() for match in names.finditer(given)]
         if not ends:

@@ -67,7 +67,7 @@ def messages_of(row: object) -> list[Message]:
 
     # a conversation with roles; TRL has it in two parts
     match row:
-        case {"messages": messages} if messages is not None or not any(map(_complete(row), PAIRS)):
+        case {"messages": messages} if messages is not None or not any(_complete(row, pair) for pair in PAIRS):
             return [_message(item) for item in _list(row, "messages")]
         case {"prompt": list(), "completion": list()}:
             return [_message(item) for key in ("prompt", "completion") for item in _list(row, key)]
@@ -79,7 +79,7 @@ def messages_of(row: object) -> list[Message]:
 
     # one prompt and one response; if there are several such pairs, the first whose texts are all there
     pairs = [pair for pair in PAIRS if pair[0] in row]
-    for prompt, context, response in sorted(pairs, key=lambda pair: not _complete(row)(pair)):
+    for prompt, context, response in sorted(pairs, key=lambda pair: not _complete(row, pair)):
         question = _text(row, prompt)
         if context and row.get(context):
             question += "\n\n" + _text(row, context)
@@ -101,9 +101,9 @@ def unused_columns(row: dict) -> tuple[str, ...]:
     return tuple(sorted((inner - {"messages.role", "messages.content"}) | (outer - read)))
 
 
-def _complete(row: dict):
-    """Tells of a pair of keys whether the row has texts for both."""
-    return lambda pair: all(row.get(key) is not None for key in (pair[0], pair[2]))
+def _complete(row: dict, pair: tuple) -> bool:
+    prompt, _, response = pair
+    return row.get(prompt) is not None and row.get(response) is not None
 
 
 def _message(item: object) -> Message:

@@ -37,7 +37,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset(["+", "*", "**", "%"])
 
     def __init__(self):
-        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", Generation])
+        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", GenerationTag])
         allowed = {name: self.filters[name] for name in FILTERS.split()} | {"tojson": to_json}
         self.filters = {name: self.paid(name, function) for name, function in allowed.items()}
         self.filters |= {"counted": self.counted, "measured": self.measured}
@@ -107,7 +107,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return filter
 
 
-class Generation(Extension):
+class GenerationTag(Extension):
     """`{% generation %}`, with which `transformers` marks what is learnt: here only what is in it."""
 
     tags = frozenset(["generation"])
