@@ -13,21 +13,25 @@ from decoding.settings import Settings, as_rows, expect
 def checked(filter: Callable) -> Callable:
     """The filter for users: its arguments are checked, and then it runs as it is written."""
     signature = inspect.signature(filter)  # logits, sometimes histories, and the setting
+    *_, last = signature.parameters  # what the filter calls its setting: top_k says k
     name = {"ban": "banned_ids"}.get(filter.__name__, filter.__name__)
 
     @wraps(filter)
     def call(*arguments, **named) -> Tensor:
-        logits, *histories, setting = signature.bind(*arguments, **named).arguments.values()
+        given = signature.bind(*arguments, **named).arguments  # by name
+        logits = given["logits"]
         V = logits.shape[-1]
         expect(logits.is_floating_point(), "dtype of the logits", logits.dtype, "a floating-point one")
         check_logits(logits)
-        settings = Settings(max_new_tokens=1, **{name: setting})
+        settings = Settings(max_new_tokens=1, **{name: given[last]})
         settings.check_vocabulary(V)
+        given[last] = getattr(settings, name)
 
-        if histories:
-            rows = as_rows("history", histories if logits.dim() == 1 else histories[0], V)
+        if "histories" in given:
+            alone = logits.dim() == 1  # one row, and its history is the list itself
+            rows = as_rows("history", [given["histories"]] if alone else given["histories"], V)
             expect(len(rows) == logits[..., 0].numel(), "number of histories", len(rows), "one per row of logits")
-            histories = rows if logits.dim() == 1 else [rows]
-        return filter(logits, *histories, getattr(settings, name))
+            given["histories"] = rows[0] if alone else rows
+        return filter(**given)
 
     return call

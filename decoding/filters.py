@@ -1,6 +1,5 @@
-"""Filters: logits (..., V) in, logits (..., V) out (G7 to G9). A token that is out has the logit -inf, so the softmax
-of what a filter returns is the renormalised distribution over the tokens that are left. `from decoding import top_p`
-gives the same functions, but a bad argument is a ValueError."""
+"""Filters: logits (..., V) in, logits (..., V) out (G7 to G9). A token that is out has the logit -inf: the softmax
+renormalises what is left. `from decoding import top_p` gives the same functions, and a bad argument is a ValueError."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -109,7 +108,8 @@ def no_repeat_ngram(logits: Tensor, histories: Sequence, n: int) -> Tensor:
     logits = logits.clone(memory_format=torch.contiguous_format)
     for row, ids in _rows(logits, histories):
         start = len(ids) - (n - 1)  # where the n-gram that the next token completes begins
-        row[[ids[i + n - 1] for i in range(start) if ids[i : i + n - 1] == ids[start:]]] = OUT
+        repeats = [ids[i + n - 1] for i in range(start) if ids[i : i + n - 1] == ids[start:]]
+        row[repeats] = OUT
     return logits
 
 

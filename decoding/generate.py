@@ -10,7 +10,7 @@ from torch import Tensor
 
 from decoding import filters
 from decoding.protocol import LanguageModel
-from decoding.settings import Ids, Settings, as_prompts, as_seeds, expect, room_for
+from decoding.settings import Ids, Settings, as_prompts, as_seeds, room_for
 from decoding.stops import Reader
 from plain_or_fast import has_twin
 
@@ -89,7 +89,8 @@ def generate_steps(
         # filter what the model says
         logits = logits[0] if logits.dtype == torch.float64 else logits[0].float()  # (V,)
         check_logits(logits, [row])
-        *_, (_, filtered) = filters.filter_steps(logits, ids, settings, length)  # (V,) as the last filter left them
+        stages = list(filters.filter_steps(logits, ids, settings, length))
+        _, filtered = stages[-1]  # (V,) as the last filter left them
 
         # choose one token: the most probable one, or one drawn by chance
         if filtered.max() == filters.OUT:
@@ -127,10 +128,9 @@ def why_stop(id: int | None, length: int, room: float, settings: Settings) -> st
 def check_logits(logits: Tensor, rows: Sequence[int] | None = None) -> None:
     """Each row of (..., V) logits must be a distribution: no NaN or +inf, not only -inf. rows: their numbers."""
     largest = logits.amax(-1)  # (...): NaN wins every comparison, then +inf
-    if math.isfinite(largest.sum()):  # one number to check; a sum of finite ones that overflows is looked at below
-        return
     for row, value in zip(rows or range(largest.numel()), largest.flatten().tolist()):
-        expect(math.isfinite(value), f"largest logit of row {row}", value, "finite logits, or -inf for some")
+        if not math.isfinite(value):
+            raise ValueError(f"largest logit of row {row} is {value}; expected finite logits, or -inf for some")
 
 
 @has_twin("decoding.fast.ranking")

@@ -43,13 +43,14 @@ class uncached:
         return [state[row] for row in rows.tolist()]
 
     def next_logits(self, text: list[int]) -> Tensor:
-        modules = list(self.model.modules()) if isinstance(self.model, torch.nn.Module) else []
-        devices = [weight.device for module in modules for weight in module.parameters(recurse=False)]
-        training = [module for module in modules if module.training]
+        device, training = None, []
+        if isinstance(self.model, torch.nn.Module):
+            device = next((weight.device for weight in self.model.parameters()), None)
+            training = [module for module in self.model.modules() if module.training]
         try:
             for module in training:  # no dropout
                 module.training = False
-            output = self.model(torch.tensor([text], device=devices[0] if devices else None))
+            output = self.model(torch.tensor([text], device=device))
         finally:
             for module in training:
                 module.training = True

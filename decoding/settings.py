@@ -14,8 +14,9 @@ Ids = Any  # token ids: a list, a tuple, a NumPy array or an integer tensor
 
 
 def check_number(name: str, value: float | None, kind: Any, least: float, most: float = math.inf) -> None:
+    """kind: Integral or Real; `| None` where a setting may be left out."""
     right = isinstance(value, kind) and (value is None or least <= value <= most)
-    word = "number" if isinstance(0.5, kind) else "whole number"
+    word = "whole number" if kind in (Integral, Integral | None) else "number"
     expect(right, name, value, f"a {word} from {least} to {most}")
 
 
@@ -54,7 +55,8 @@ class Settings:
         check_number("min_new_tokens", self.min_new_tokens, Integral, 0)
         most = f"at most max_new_tokens, {self.max_new_tokens}"
         expect(self.min_new_tokens <= self.max_new_tokens, "min_new_tokens", self.min_new_tokens, most)
-        eos_ids = self.eos_id if isinstance(self.eos_id, Iterable) else [] if self.eos_id is None else [self.eos_id]
+        at_most_one = [] if self.eos_id is None else [self.eos_id]
+        eos_ids = self.eos_id if isinstance(self.eos_id, Iterable) else at_most_one
         object.__setattr__(self, "end_ids", frozenset(as_ids("eos_id", eos_ids)))
         object.__setattr__(self, "banned_ids", as_ids("banned_ids", self.banned_ids))
         object.__setattr__(self, "stop", as_stop_strings(self.stop))

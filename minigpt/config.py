@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from numbers import Integral
 
@@ -40,7 +39,7 @@ class GPTConfig:
         if self.n_kv_heads is None:
             object.__setattr__(self, "n_kv_heads", self.n_heads)
         if self.d_ff is None:
-            width = 4 * self.d_model if self.mlp == "gelu" else -(-8 * self.d_model // 3 // 32) * 32
+            width = 4 * self.d_model if self.mlp == "gelu" else 32 * math.ceil(8 * self.d_model / 3 / 32)
             object.__setattr__(self, "d_ff", width)
         _check(self, ["n_kv_heads", "d_ff"], *COUNT)
         _check(self, ["norm_eps", "rope_theta"], *POSITIVE)
@@ -124,18 +123,25 @@ class TrainConfig:
         _check_choices(self, precision=("fp32", "bf16", "auto"))
 
 
-_whole = lambda size: isinstance(size, Integral) and not isinstance(size, bool)
-COUNT = lambda size: _whole(size) and size >= 1, "at least 1, a whole number"
-POSITIVE = lambda number: 0 < number < math.inf, "above 0, and finite"
+def _whole(number: object) -> bool:
+    return isinstance(number, Integral) and not isinstance(number, bool)
+
+
+# two common rules: a test, and the same in words
+COUNT = (lambda number: _whole(number) and number >= 1), "at least 1, a whole number"
+POSITIVE = (lambda number: 0 < number < math.inf), "above 0, and finite"
 
 
 def _check(config: object, names: Sequence[str], fits: Callable, rule: str) -> None:
+    """ValueError that tells the rule unless the values of these names fit."""
     for name in names:
         value = getattr(config, name)
-        with suppress(TypeError):  # a text for a number, say
-            if fits(value):
-                continue
-        raise ValueError(f"{name}={value!r}: must be {rule}")
+        try:
+            right = fits(value)
+        except TypeError:  # a text for a number, say
+            right = False
+        if not right:
+            raise ValueError(f"{name}={value!r}: must be {rule}")
 
 
 def _check_choices(config: object, **choices: tuple) -> None:

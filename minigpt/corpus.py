@@ -4,6 +4,7 @@ A corpus is anything that gives its Pieces anew each time it is gone through: a 
 files/text_files.py reads as a stream, since a corpus may exceed memory. files/token_file.py writes the ids to disk.
 """
 
+import math
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -56,7 +57,7 @@ def part_of(corpus: Iterable[Piece], borders: Sequence[int], part: str) -> Itera
 
 def learn_vocabulary(corpus: Iterable[Piece], borders: Sequence[int], vocab_size: int) -> tuple[Tokenizer, int]:
     """A tokenizer trained on every n-th piece of the training text, at most SAMPLE characters; and this n."""
-    every = max(1, -(-sum(borders) // SAMPLE))
+    every = max(1, math.ceil(sum(borders) / SAMPLE))
     pieces = islice(part_of(corpus, borders, "train"), 0, None, every)
     return Tokenizer.train((piece.text for piece in pieces), vocab_size), every
 

@@ -4,7 +4,6 @@ The end token stands before every document, and once more at the very end. So a 
 which are the inputs shifted by one, are both plain slices of the row.
 """
 
-from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -62,7 +61,7 @@ def rows_of(tokens: np.ndarray, end_id: int, context_length: int, offset: int = 
     [[0, 3], [3, 6], [6, 8]]
     """
     borders = np.flatnonzero(tokens == end_id).tolist()
-    cuts = array("q", borders[:1])  # each row stops where the next one starts
+    cuts = borders[:1]  # each row stops where the next one starts
     for start, end in zip(borders, borders[1:]):
         if end - start > context_length:
             cuts.extend(range(start + (offset or context_length), end, context_length))
@@ -75,7 +74,7 @@ def token_batches(tokens: np.ndarray, end_id: int, context_length: int, batch_si
 
     batches(step) -> Batch of batch_size rows, a pure function of (seed, step). ValueError without end tokens outside.
     """
-    tokens = checked(tokens, end_id, context_length=context_length, batch_size=batch_size)
+    tokens = checked_tokens(tokens, end_id, context_length=context_length, batch_size=batch_size)
     rows_per_epoch = len(rows_of(tokens, end_id, context_length))
 
     @lru_cache(maxsize=2)  # a batch may take its rows from two epochs
@@ -90,14 +89,15 @@ def token_batches(tokens: np.ndarray, end_id: int, context_length: int, batch_si
 
     def batches(step: int) -> Batch:
         numbers = range(step * batch_size, (step + 1) * batch_size)  # rows counted from the start of the run
-        return next_token_batch(tokens, [shuffled_rows(i // rows_per_epoch)[i % rows_per_epoch] for i in numbers])
+        places = [divmod(number, rows_per_epoch) for number in numbers]  # each one's epoch, and place in it
+        return next_token_batch(tokens, [shuffled_rows(epoch)[place] for epoch, place in places])
 
     return batches
 
 
 def all_batches(tokens: np.ndarray, end_id: int, context_length: int, batch_size: int) -> Iterator[Batch]:
     """Every row of the tokens once, rows of similar length together: for `evaluate`."""
-    tokens = checked(tokens, end_id, context_length=context_length, batch_size=batch_size)
+    tokens = checked_tokens(tokens, end_id, context_length=context_length, batch_size=batch_size)
     rows = rows_of(tokens, end_id, context_length)
     rows = rows[np.argsort(rows[:, 1] - rows[:, 0], kind="stable")]
     for i in range(0, len(rows), batch_size):
@@ -111,7 +111,7 @@ def next_token_batch(tokens: np.ndarray, rows: Iterable[np.ndarray]) -> Batch:
     return Batch.from_rows(inputs, targets)
 
 
-def checked(tokens: np.ndarray, end_id: int, **numbers: int) -> np.ndarray:
+def checked_tokens(tokens: np.ndarray, end_id: int, **numbers: int) -> np.ndarray:
     """The tokens as an array. ValueError when batches can't be cut from them, or when a number is below 1."""
     for name, number in numbers.items():
         if not isinstance(number, int) or number < 1:

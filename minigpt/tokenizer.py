@@ -189,10 +189,14 @@ class Tokenizer:
         if unknown := set(names) - self.special.keys():
             raise ValueError(f"allowed_special={sorted(unknown)}: must be of {', '.join(self.special)}")
 
-        # cut the text at the special tokens; of two that begin alike, the longer one counts
+        # all of it is plain text, unless special tokens are asked for
+        if not names:
+            return encode_ordinary(self, text)
+
+        # cut the text at these; of two that begin alike, the longer one counts
         pattern = "|".join(map(regex.escape, sorted(names, key=len, reverse=True)))
         ids = []
-        for part in regex.split(f"({pattern})", text) if names else [text]:
+        for part in regex.split(f"({pattern})", text):
             ids += [self.special[part]] if part in names else encode_ordinary(self, part)
         return ids
 

@@ -1,8 +1,9 @@
 """Examples -> ids and masks of what is learnt -> Batches (S4, S5)."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import lru_cache
 
 import numpy as np
 
@@ -83,7 +84,11 @@ def collate(rows: Rows, picks: list[int]) -> Batch:
 
 def example_batches(rows: Rows, batch_size: int, seed: int = 0) -> Batches:
     """Batches for `train`: every row once per epoch, each epoch in its own order, like lengths together."""
-    picks = lru_cache(maxsize=2)(partial(epoch_picks, rows, batch_size, seed))  # epoch -> its batches
+
+    @lru_cache(maxsize=1)
+    def picks(epoch: int) -> list[list[int]]:
+        return epoch_picks(rows, batch_size, seed, epoch)
+
     steps_per_epoch = len(picks(0))
 
     def batches(step: int) -> Batch:
@@ -99,8 +104,9 @@ def epoch_picks(rows: Rows, batch_size: int, seed: int, epoch: int) -> list[list
         raise ValueError(f"batch_size={batch_size}: must be at least 1")
     rng = np.random.default_rng([seed, epoch])
     lengths = np.array([len(ids) for ids in rows.ids])
-    order = np.argsort(lengths * rng.uniform(1, MIXING, len(lengths)))
-    picks = np.array_split(order, -(-len(order) // batch_size))
+    noise = rng.uniform(1, MIXING, len(lengths))
+    order = np.argsort(lengths * noise)
+    picks = np.array_split(order, math.ceil(len(order) / batch_size))
     return [picks[i].tolist() for i in rng.permutation(len(picks))]
 
 

@@ -35,7 +35,7 @@ class Template:
 OURS = Template(PROMPT, RESPONSE, END)
 CHATML = Template("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n", "<|im_end|>", "\n",
     system=("<|im_start|>system\n", "<|im_end|>\n"))  # fmt: skip
-PLAIN = Template("### Instruction:\n", "\n\n### Response:\n", END, gap="\n\n")  # Alpaca's; only its end is special
+ALPACA = Template("### Instruction:\n", "\n\n### Response:\n", END, gap="\n\n")  # only its end is special
 
 
 def encode_conversation(
@@ -92,7 +92,8 @@ def split_system(messages: list[Message]) -> tuple[str | None, list[Message]]:
     """The system message's text or None, and the messages after it: ValueError unless user and assistant alternate."""
     start = 1 if messages and messages[0].role == "system" else 0
     for place, message in enumerate(messages[start:]):
-        if message.role != (expected := ROLES[1 + place % 2]):
+        expected = "user" if place % 2 == 0 else "assistant"
+        if message.role != expected:
             raise ValueError(f"message {start + place + 1} has the role {message.role!r}: must be {expected!r}")
     if len(messages) == start:
         raise ValueError("the conversation has no message from the user")
@@ -117,4 +118,4 @@ def template_of(tok: Tokenizer) -> Template:
     """
     if PROMPT in tok.special or RESPONSE in tok.special:
         return OURS
-    return CHATML if {"<|im_start|>", "<|im_end|>"}.issubset(tok.special) else replace(PLAIN, end=tok.end)
+    return CHATML if {"<|im_start|>", "<|im_end|>"}.issubset(tok.special) else replace(ALPACA, end=tok.end)

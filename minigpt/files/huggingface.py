@@ -236,9 +236,8 @@ def weights_from_disk(
         wide = dtype or torch.promote_types(tensor.dtype, torch.float32)
         weights |= {one: _laid_out(part, wide) for one, part in zip(ours, parts)}
     if config.tie_embeddings:
-        weights["head.weight"] = weights["token_embedding.weight"]
-        head = stored[tied_head].read() if tied_head in stored else None
-        if head is not None and not torch.equal(head.to(weights["head.weight"].dtype), weights["head.weight"]):
+        head = weights["head.weight"] = weights["token_embedding.weight"]
+        if tied_head in stored and not torch.equal(stored[tied_head].read().to(head.dtype), head):
             raise ValueError(f"the tensor {tied_head} is not the embedding, and the config says that they are one")
     return weights
 

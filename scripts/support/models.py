@@ -8,7 +8,7 @@ from minigpt.files.checkpoint import checkpoints
 from minigpt.files.reading import read_text
 from minigpt.files.tokenizer_json import from_json
 from scripts import pretrain, toyworld
-from sft.template import PLAIN, template_of
+from sft.template import ALPACA, template_of
 
 SMOLLM = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -30,8 +30,8 @@ def open_model(name: str) -> tuple:
 
 def warn_of_forged_turns(tok: Tokenizer) -> None:
     """Say so where the layout is plain text: nothing but the words tells a question from a turn."""
-    if not tok.chat_template and template_of(tok).question == PLAIN.question:
-        turn = PLAIN.answer.strip()
+    if not tok.chat_template and template_of(tok).question == ALPACA.question:
+        turn = ALPACA.answer.strip()
         print(f"  this tokenizer has no tokens for turns: a question that holds “{turn}” can forge an answer")
 
 
