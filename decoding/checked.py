@@ -20,6 +20,8 @@ def checked(filter: Callable) -> Callable:
     def call(*arguments, **named) -> Tensor:
         given = signature.bind(*arguments, **named).arguments  # by name
         logits = given["logits"]
+        is_row = isinstance(logits, Tensor) and logits.dim() > 0 and logits.shape[-1] > 0
+        expect(is_row, "logits", logits, "a tensor (..., V)")
         V = logits.shape[-1]
         expect(logits.is_floating_point(), "dtype of the logits", logits.dtype, "a floating-point one")
         check_logits(logits)

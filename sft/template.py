@@ -90,6 +90,9 @@ def encode_conversation(
 
 def split_system(messages: list[Message]) -> tuple[str | None, list[Message]]:
     """The system message's text or None, and the messages after it: ValueError unless user and assistant alternate."""
+    for place, message in enumerate(messages, 1):
+        if not (isinstance(message, Message) and isinstance(message.content, str)):
+            raise ValueError(f"message {place} is {message!r:.60}: must be a Message, a role and a text")
     start = 1 if messages and messages[0].role == "system" else 0
     for place, message in enumerate(messages[start:]):
         expected = "user" if place % 2 == 0 else "assistant"

@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import assume, example, given
@@ -92,6 +93,13 @@ def test_what_is_no_distribution_is_an_error_that_names_the_row(name, bad):
         FILTERS[name](x)
     with pytest.raises(ValueError, match=r"dtype.*int64"):
         FILTERS[name](torch.zeros(1, 5, dtype=torch.long))
+
+
+@pytest.mark.parametrize("wrong", [np.zeros(5), [0.0] * 5, None, torch.tensor(0.0), torch.zeros(1, 0)])
+def test_what_are_no_logits_is_an_error_that_says_so(wrong):
+    for call in (lambda x: temperature(x, 1), lambda x: top_p(x, 0.5), lambda x: repetition_penalty(x, [0], 2)):
+        with pytest.raises(ValueError, match=r"(?s)logits is .*expected a tensor \(\.\.\., V\)"):
+            call(wrong)
 
 
 @pytest.mark.parametrize(

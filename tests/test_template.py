@@ -124,6 +124,14 @@ def test_messages_out_of_order_are_refused_with_place_and_role(tok, roles, probl
         encode_conversation(tok, [Message(role, "text") for role in roles.split()])
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"role": "user", "content": "Hi"}, ("user", "Hi"), "Hi", Message("user", None), Message("user", ["Hi"])]
+)
+def test_what_is_no_message_is_refused_with_its_place(tok, wrong):
+    with pytest.raises(ValueError, match=r"message 1 is .*must be a Message, a role and a text"):
+        encode_conversation(tok, [wrong])
+
+
 @pytest.mark.parametrize("left_out", SPECIAL_TOKENS)
 def test_a_tokenizer_without_the_special_tokens_is_refused(left_out):
     special = [name for name in SPECIAL_TOKENS if name != left_out]
