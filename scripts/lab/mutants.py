@@ -30,7 +30,7 @@ COPIED = ("plain_or_fast", "minigpt", "decoding", "sft", "scripts", "tests", "py
 SECONDS = 300  # a fault that makes a loop endless counts as caught
 DEFAULT = sorted([*(ROOT / "decoding").glob("*.py"), *(ROOT / "decoding" / "fast").glob("*.py")])
 
-TESTS = {  # the tests nearest to a file come first; a file that is not listed: those that bear its name or mention it
+TESTS = {  # the tests nearest to a file, the nearest first; a file not listed: those that bear its name or mention it
     "decoding/filters.py": "filters slides generate distributions twins oracles beam stops",
     "decoding/generate.py": "generate slides filters distributions invariance stops",
     "decoding/stops.py": "stops twins",
@@ -40,6 +40,41 @@ TESTS = {  # the tests nearest to a file come first; a file that is not listed: 
     "decoding/beam.py": "beam slides oracles stops",
     "decoding/fast/ranking.py": "twins filters beam",
     "decoding/fast/batch.py": "twins generate invariance stops",
+    "minigpt/config.py": "config model formulas loop",
+    "minigpt/corpus.py": "corpus",
+    "minigpt/data.py": "data loop",
+    "minigpt/formulas.py": "formulas model",
+    "minigpt/initial.py": "model loop",
+    "minigpt/loop.py": "loop checkpoint optim",
+    "minigpt/model.py": "model formulas huggingface",
+    "minigpt/numpy_gpt.py": "numpy_gpt",
+    "minigpt/optim.py": "optim loop",
+    "minigpt/tokenizer.py": "tokenizer real_models malformed",
+    "minigpt/fast/encoding.py": "tokenizer",
+    "minigpt/fast/engine.py": "model",
+    "minigpt/fast/engine_numpy.py": "model",
+    "minigpt/fast/kernels.py": "formulas model",
+    "minigpt/fast/merges.py": "tokenizer corpus",
+    "minigpt/fast/muon.py": "muon loop",
+    "minigpt/fast/processes.py": "distributed",
+    "minigpt/fast/sharded.py": "sharded",
+    "minigpt/files/checkpoint.py": "checkpoint writing kill sharded",
+    "minigpt/files/directory.py": "huggingface malformed real_models ends checkpoint",
+    "minigpt/files/gguf.py": "real_models malformed",
+    "minigpt/files/gpt2_ranks.py": "tokenizer",
+    "minigpt/files/huggingface.py": "huggingface real_models malformed",
+    "minigpt/files/reading.py": "sft_data malformed huggingface",
+    "minigpt/files/shards.py": "sharded",
+    "minigpt/files/text_files.py": "corpus sft_data",
+    "minigpt/files/token_file.py": "corpus data",
+    "minigpt/files/tokenizer_json.py": "tokenizer real_models huggingface malformed",
+    "minigpt/files/writing.py": "writing checkpoint",
+    "sft/data.py": "sft_data finetune",
+    "sft/finetune.py": "finetune",
+    "sft/template.py": "template ends chat_template finetune",
+    "sft/files/chat_template.py": "chat_template ends real_models",
+    "sft/files/demonstrations.py": "sft_data malformed finetune",
+    "sft/files/sandbox.py": "chat_template malformed",
 }
 # A failing example needn't be made smaller here, which hypothesis would spend most of the time on.
 NO_SHRINKING = """
@@ -171,7 +206,8 @@ def replaced(tree: ast.Module, node: ast.AST, changed: ast.AST) -> str:
 def tests_of(file: str) -> list[str]:
     """The test files of a file, the nearest first; its own doctests lead."""
     if file in TESTS:
-        return [file, *(f"tests/test_decoding_{name}.py" for name in TESTS[file].split())]
+        room = "decoding_" if file.startswith("decoding") else ""
+        return [file, *(f"tests/test_{room}{name}.py" for name in TESTS[file].split())]
     stem = Path(file).stem
     mention = [path for path in sorted((ROOT / "tests").glob("test_*.py")) if stem in path.read_text(encoding="utf-8")]
     mention.sort(key=lambda path: path.stem != f"test_{stem}")
