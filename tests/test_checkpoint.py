@@ -8,7 +8,7 @@ import torch
 from conftest import tiny
 from helpers import need
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
 from minigpt import TrainState, load, load_checkpoint, save, save_checkpoint
@@ -323,6 +323,39 @@ def test_a_pipe_in_a_checkpoint_is_never_read(tmp_path, name):
     need(os, "mkfifo")(path)
     with pytest.raises(ValueError, match=f"{path}: is missing"):
         load_checkpoint(tmp_path, tiny())
+
+
+def stacked(weights: dict) -> dict:
+    """Weights as an earlier version named them: query, key and value in one matrix, and gate and up in another."""
+    joined = {}
+    for name, tensor in weights.items():
+        for part in ("query", "key", "value"):
+            name = name.replace(f"attention.{part}.", "attention.query_key_value.")
+        joined.setdefault(name.replace("mlp.gate.", "mlp.up."), []).append(tensor)
+    return {name: torch.cat(tensors) for name, tensors in joined.items()}
+
+
+def test_a_checkpoint_of_an_earlier_version_is_refused_by_name(tmp_path):
+    earlier = torch.nn.Module()
+    earlier.named_parameters = lambda: stacked(dict(tiny().named_parameters())).items()
+    settings = {"lr": 0.1}
+    save_checkpoint(tmp_path, earlier, TrainState(1, {}), settings | {"kernels": "fused"})
+    model = tiny()
+    for asked in (None, settings):
+        with pytest.raises(ValueError, match="step-1: saved by an earlier version, which kept query, key and value in"):
+            load_checkpoint(tmp_path, model, asked)
+    assert torch.equal(model(IDS), tiny()(IDS))
+
+
+def test_a_directory_of_an_earlier_version_in_our_own_names_is_refused_by_name(tmp_path):
+    model = tiny(norm="layernorm")
+    save(tmp_path, model, None)
+    content = json.loads((tmp_path / "config.json").read_text())
+    content |= {"kernels": "fused", "qk_norm": False, "embedding_norm": False}
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    save_file(stacked(model.state_dict()), tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=f"{tmp_path}: config.json: saved by an earlier version, which kept query"):
+        load(tmp_path)
 
 
 def test_a_checkpoint_is_written_without_pickle(tmp_path):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from ..loop import TrainState
+from .huggingface import EARLIER
 from .reading import file_hash, read_json, read_tensors
 from .writing import remove, write_json, write_tensors, written_whole
 
@@ -82,24 +83,26 @@ def load_checkpoint(
     content = read_json(path / "state.json")
     if type(content.get("step")) is not int or not isinstance(content.get("settings"), dict):
         raise ValueError(f"{path / 'state.json'}: must hold the number of a step and an object of settings")
+    tensors = _tensors(model)
+    in_shards = _sharded(tensors) or not (path / "model.safetensors").exists()
+    if not in_shards:
+        weights, moments = (
+            {name: tensor.read() for name, tensor in read_tensors(path / file).items()} for file in FILES[:2]
+        )
 
     # is it this run's?
+    if not in_shards and any("query_key_value" in name for name in weights):
+        raise ValueError(f"{path}: {EARLIER}")
     if settings is not None:
         now, was = json.loads(json.dumps(settings)), content["settings"]  # as JSON has it: a tuple is a list
         different = [name for name in now | was if now.get(name) != was.get(name)]
         if different:
             values = "; ".join(f"{name}={now.get(name)!r}, it was {was.get(name)!r}" for name in different)
             raise ValueError(f"{path}: saved by another run than the one to resume: {values}")
-
-    # read it: by the processes of a sharded model together, or here
-    tensors = _tensors(model)
-    if _sharded(tensors) or not (path / "model.safetensors").exists():
+    if in_shards:
         from . import shards
 
         return TrainState(content["step"], shards.read(path, tensors, together=_sharded(tensors)))
-    weights, moments = (
-        {name: tensor.read() for name, tensor in read_tensors(path / file).items()} for file in FILES[:2]
-    )
     if {name: saved.shape for name, saved in weights.items()} != {name: ours.shape for name, ours in tensors.items()}:
         raise ValueError(f"{path}: the tensors are those of another model than the one to resume")
 

@@ -84,6 +84,7 @@ RANGES = {
 }  # fmt: skip
 # Not weights: older files also hold the causal mask and the rotary frequencies.
 BUFFERS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
+EARLIER = "saved by an earlier version, which kept query, key and value in one matrix: train the model again"
 
 
 def family_of(config: GPTConfig) -> Family:
@@ -122,6 +123,8 @@ def config_from_disk(content: dict) -> GPTConfig:
     kind = content.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise ValueError(f"config.json: model_type {kind!r:.40} is not supported, only {', '.join(FAMILIES)}")
+    if kind == "minigpt" and "kernels" in content:
+        raise ValueError(f"config.json: {EARLIER}")
 
     # the numbers; those of rotary angles may stand in three places
     rope = _rotary(content)
