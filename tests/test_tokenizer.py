@@ -377,6 +377,12 @@ def test_a_megabyte_without_a_break_is_encoded_in_seconds(text):
     assert tok.decode(ids) == text
 
 
+def test_a_merge_takes_time_in_proportion_to_the_length_of_a_chunk():
+    started = time.process_time()
+    assert merges.learn_merges({b"ab" * 200_000: 1}, 3) == [b"ab", b"ab" * 2, b"ab" * 4]
+    assert time.process_time() - started < 5  # about half a second; it took ten, four times as long for twice as much
+
+
 def test_a_long_word_is_encoded_as_by_hand_and_so_is_what_stands_around_it():
     tok = Tokenizer.train(["low lower lowest, newer"], 300)
     text = f"low\n\n {letters[:10_500]}  lower"

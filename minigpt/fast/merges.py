@@ -52,26 +52,31 @@ def merge(word: list[bytes], pair: Pair, weight: int, changed: dict, words_with:
     """Join the pair wherever it stands in word `number`, which occurs `weight` times; note what changes beside it."""
     first, second = pair
     token = first + second
-    i, last = 0, len(word) - 1
-    while i < last:
-        if word[i] == first and word[i + 1] == second:
-            word[i : i + 2] = [token]
-            last -= 1
+    i = end = 0  # where the word is read, and where what it becomes is written: cutting it costs its length each time
+    length = len(word)
+    while i < length:
+        if word[i] == first and i + 1 < length and word[i + 1] == second:
+            word[end] = token
+            i += 2
 
             # the neighbour on the left has another one now
-            if i > 0:
-                before = word[i - 1]
+            if end > 0:
+                before = word[end - 1]
                 changed[before, first] -= weight
                 changed[before, token] += weight
                 words_with[before, token].add(number)
 
             # and so has the neighbour on the right
-            if i < last:
-                after = word[i + 1]
+            if i < length:
+                after = word[i]
                 changed[second, after] -= weight
                 changed[token, after] += weight
                 words_with[token, after].add(number)
-        i += 1
+        else:
+            word[end] = word[i]
+            i += 1
+        end += 1
+    del word[end:]
 
 
 def heap_entry(pair: Pair, count: int) -> tuple:
