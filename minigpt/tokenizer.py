@@ -7,6 +7,7 @@ Gage 1994; Sennrich et al. 2016, arXiv:1508.07909; on bytes: Radford et al. 2019
 
 import codecs
 import math
+import operator
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import cached_property
@@ -215,7 +216,10 @@ class Tokenizer:
 
     def token_bytes(self, i: int) -> bytes:
         """The bytes of one id, an ordinary or a special one. ValueError for an id that no token has."""
-        i = int(i)
+        try:
+            i = operator.index(i)
+        except TypeError:
+            raise ValueError(f"token id {i!r:.40}: must be a whole number") from None
         if i in self.special_names:
             return self.special_names[i].encode()
         if 0 <= i < len(self.tokens):

@@ -5,6 +5,7 @@ elsewhere keeps its own: the chat template that its maker wrote is obeyed, or re
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
@@ -53,6 +54,9 @@ def encode_conversation(
     >>> tok.decode(ids), tok.decode(i for i, learnt in zip(ids, learn) if learnt)
     ('<|prompt|>Hi<|response|>Yo<|endoftext|>', 'Yo<|endoftext|>')
     """
+    if not isinstance(messages, Iterable):
+        raise ValueError(f"messages is {messages!r:.60}: must be a list of Messages")
+    messages = list(messages)
     system, dialogue = split_system(messages)
     if template is None and tok.chat_template:
         from .files.chat_template import lay_out

@@ -193,8 +193,8 @@ def lines(names: list[str]) -> int:
 
 
 def test_the_plain_edition_and_its_longest_files_keep_their_budgets():
-    assert lines(PLAIN) <= 2580
-    assert lines(list(FILES)) <= 5433
+    assert lines(PLAIN) <= 2588
+    assert lines(list(FILES)) <= 5441
     for name in [name for name in PLAIN if name.split(".")[-1] in BUDGETS]:
         assert lines([name]) <= BUDGETS[name.split(".")[-1]], name
 

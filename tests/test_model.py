@@ -200,6 +200,12 @@ def test_the_cache_changes_no_logit_and_a_row_of_a_batch_is_what_it_is_alone(swi
     )
 
 
+def test_a_model_of_one_block_has_a_cache_too():
+    model = tiny(n_layers=1)
+    _, state = model.prefill([[1, 2]])
+    assert_close(model.step(state, torch.tensor([3]))[0], model(torch.tensor([[1, 2, 3]]))[:, -1])
+
+
 @pytest.mark.parametrize("position", ["rope", "learned"])
 @pytest.mark.parametrize("lengths", [[3, 60, 1], [70, 70]], ids=str)
 def test_the_cache_grows_past_its_first_slots(position, lengths):

@@ -132,6 +132,13 @@ def test_what_is_no_message_is_refused_with_its_place(tok, wrong):
         encode_conversation(tok, [wrong])
 
 
+def test_a_conversation_is_any_row_of_messages(tok):
+    messages = [Message("user", "Hi"), Message("assistant", "Yo")]
+    assert encode_conversation(tok, iter(messages)) == encode_conversation(tok, messages)
+    with pytest.raises(ValueError, match="messages is None: must be a list of Messages"):
+        encode_conversation(tok, None)
+
+
 @pytest.mark.parametrize("left_out", SPECIAL_TOKENS)
 def test_a_tokenizer_without_the_special_tokens_is_refused(left_out):
     special = [name for name in SPECIAL_TOKENS if name != left_out]

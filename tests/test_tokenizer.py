@@ -101,6 +101,13 @@ def test_an_id_outside_of_the_vocabulary_is_refused(tok, id):
         tok.decode([65, id])
 
 
+@pytest.mark.parametrize("wrong", ["65", 65.0, None, [65]], ids=repr)
+def test_what_is_no_whole_number_is_no_token_id(tok, wrong):
+    with pytest.raises(ValueError, match=f"token id {regex.escape(repr(wrong))}: must be a whole number"):
+        tok.decode([65, wrong])
+    assert tok.decode(np.array([65])) == tok.decode(torch.tensor([65])) == tok.decode([65])
+
+
 def merges_by_replacing(corpus: list[str], count: int) -> list[bytes]:
     """The tokens of `count` merges by another road: one long text in which each token is one character."""
     chars = {bytes([byte]): chr(0x10000 + byte) for byte in range(256)}

@@ -118,6 +118,14 @@ def test_what_a_killed_process_left_behind_is_no_obstacle(tmp_path, tok, write):
         assert not list(tmp_path.rglob(".*"))
 
 
+def test_a_directory_is_removed_even_if_an_earlier_removal_was_killed_halfway(tmp_path):
+    for name in (".old.removed", "old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.txt").write_text("a")
+    remove(tmp_path / "old")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_block_that_fails_leaves_the_old_content_and_nothing_else(tmp_path):
     write_text(tmp_path / "a.txt", "old")
     with pytest.raises(RuntimeError), written_whole(tmp_path / "a.txt") as aside:

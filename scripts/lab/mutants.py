@@ -104,6 +104,12 @@ EQUIVALENT = {
         "the last dimension is the default",
     ("decoding/filters.py", "_rows", "zip(logits.view(-1, logits.shape[-1]), [histories] if logits.dim() == 1 else histories, strict=True) -> zip(logits.view(-1, logits.shape[-1]), [histories] if logits.dim() == 1 else histories)"):
         "an invariant of ours: users' histories are counted by `checked`, and the loops have one per row",
+    ("minigpt/fast/engine.py", "State", "sum((parameter.numel() for parameter in model.parameters())) <= SMALL -> sum((parameter.numel() for parameter in model.parameters())) < SMALL"):
+        "at the border itself both engines are as good; they give the same logits",
+    ("minigpt/fast/muon.py", "Muon", "rows > columns -> rows >= columns"):
+        "a square matrix may be transposed: its directions come out transposed, and so are the weights",
+    ("sft/data.py", "example_batches", "lru_cache(maxsize=2) -> lru_cache()"):
+        "more epochs are remembered, which only takes memory",
 }  # fmt: skip
 
 
@@ -140,6 +146,7 @@ def is_apart(owner: ast.AST, node: ast.AST) -> bool:
         apart += [part.annotation] if getattr(part, "annotation", None) else []
         apart += [part.returns] if getattr(part, "returns", None) else []
         apart += [part] if isinstance(part, ast.JoinedStr | ast.Raise) else []
+        apart += filter(None, [*part.defaults, *part.kw_defaults]) if isinstance(part, ast.arguments) else []
     return any(node is inner for part in apart for inner in ast.walk(part))
 
 
