@@ -108,8 +108,6 @@ EQUIVALENT = {
         "at the border itself both engines are as good; they give the same logits",
     ("minigpt/fast/muon.py", "Muon", "rows > columns -> rows >= columns"):
         "a square matrix may be transposed: its directions come out transposed, and so are the weights",
-    ("sft/data.py", "example_batches", "lru_cache(maxsize=2) -> lru_cache()"):
-        "more epochs are remembered, which only takes memory",
 }  # fmt: skip
 
 
