@@ -45,6 +45,12 @@ MISTRAL = (
     "{% if message['role'] == 'user' %}{{ '[INST] ' + message['content'] + ' [/INST]' }}"
     "{% else %}{% generation %}{{ message['content'] + eos_token }}{% endgeneration %}{% endif %}{% endfor %}"
 )
+LINES = (  # neither the spaces before a block nor the line's end after it are text
+    "{% for message in messages %}\n    {% if message.role == 'system' %}\nS: {{ message.content }}\n"
+    "    {% elif message.role == 'user' %}\nQ: {{ message.content }}\n"
+    "    {% else %}\nA: {{ message.content }}{{ eos_token }}\n    {% endif %}\n{% endfor %}\n"
+    "  {% if add_generation_prompt %}\nA: {% endif %}"
+)
 GPT2 = "{% for message in messages %}{{ message.content }}{{ eos_token }}{% endfor %}"
 IM = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 HEADERS = ["<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
@@ -57,6 +63,7 @@ def made(special: list[str], template: str | None, **others) -> Tokenizer:
 MAKERS = {
     "ChatML with another default": made(IM, CHATML, end="<|im_end|>", start=[]),
     "ChatML, another eos": made(IM, CHATML, end=END, start=[]),
+    "blocks on lines of their own": made([END], LINES, end=END, start=[]),
     "Qwen": made(IM, QWEN, end="<|im_end|>", start=[]),
     "Llama 3": made(HEADERS, LLAMA, end="<|end_of_text|>", start=[256], names={"bos_token": HEADERS[0]}),
     "Mistral": made(["<s>", "</s>"], MISTRAL, end="</s>", start=[256]),

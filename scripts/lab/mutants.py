@@ -106,6 +106,8 @@ EQUIVALENT = {
         "an invariant of ours: users' histories are counted by `checked`, and the loops have one per row",
     ("minigpt/fast/engine.py", "State", "sum((parameter.numel() for parameter in model.parameters())) <= SMALL -> sum((parameter.numel() for parameter in model.parameters())) < SMALL"):
         "at the border itself both engines are as good; they give the same logits",
+    ("minigpt/fast/kernels.py", "attention", "128 -> 129 in if T == 1 or query.is_cuda or (S >= 128 and query.dtype != torch.bfloat16):"):
+        "where one kernel becomes faster than another; both give the same",
     ("minigpt/fast/muon.py", "Muon", "rows > columns -> rows >= columns"):
         "a square matrix may be transposed: its directions come out transposed, and so are the weights",
 }  # fmt: skip
