@@ -309,6 +309,12 @@ def test_tiktokens_possessive_split_is_saved_so_that_tokenizers_cuts_alike():
         to_json(Tokenizer(BYTES, split=r"(\s+)|\S+"))
 
 
+def test_a_token_that_no_merge_makes_is_saved_and_loaded():
+    tok = Tokenizer([*BYTES, b"abc"])
+    theirs = tokenizers.Tokenizer.from_str(to_json(tok))
+    assert theirs.encode("abc").ids == tok.encode("abc") == from_json(to_json(tok)).encode("abc") == [256]
+
+
 def test_holes_between_the_ids_are_saved_and_loaded():
     tok = Tokenizer(BYTES, {"<|endoftext|>": 300})
     again = from_json(to_json(tok))
@@ -373,6 +379,16 @@ def test_partial_rotary_is_refused_in_gguf(gguf_file):
 def with_two(whole: bytes, added: bytes) -> bytes:
     (count,) = struct.unpack("<Q", whole[16:24])
     return whole[:16] + struct.pack("<Q", count + 2) + added + whole[24:]
+
+
+def test_two_tensors_of_one_name_and_an_alignment_of_nothing_are_refused_in_gguf(gguf_file):
+    whole = gguf_file.read_bytes()
+    for wrong in (
+        whole.replace(b"blk.0.attn_q.weight", b"blk.0.attn_k.weight", 1),
+        with_two(whole, field("general.alignment", 0) + field("x", 0)),
+    ):
+        gguf_file.write_bytes(wrong)
+        refused(gguf_file, "two tensors of one name, or alignment=")
 
 
 def test_heads_that_do_not_divide_are_refused_in_gguf(gguf_file):

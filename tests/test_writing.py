@@ -118,6 +118,11 @@ def test_what_a_killed_process_left_behind_is_no_obstacle(tmp_path, tok, write):
         assert not list(tmp_path.rglob(".*"))
 
 
+def test_json_is_written_as_people_read_it(tmp_path):
+    write_json(tmp_path / "a.json", {"é": "🙂"})
+    assert (tmp_path / "a.json").read_text("utf-8") == '{\n  "é": "🙂"\n}\n'
+
+
 def test_a_directory_is_removed_even_if_an_earlier_removal_was_killed_halfway(tmp_path):
     for name in (".old.removed", "old"):
         (tmp_path / name).mkdir()
