@@ -208,6 +208,8 @@ HOSTILE = {
     "loops": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
     "doubled text": "{% set n = namespace(a='x') %}{% for i in range(99) %}{% set n.a = n.a ~ n.a %}{% endfor %}",
     "doubled sum": "{% set n = namespace(a='x') %}{% for i in range(99) %}{% set n.a = n.a + n.a %}{% endfor %}",
+    "written often": "{% set n = namespace(a='x') %}{% for i in range(20) %}{% set n.a = n.a ~ n.a %}{% endfor %}"
+    "{% for i in range(900) %}{{ n.a }}{% endfor %}",
     "doubled list": "{% set b = ['x'] %}" + "{% set b = [b, b] %}" * 60 + "{{ b }}",
     "doubled calls": "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(99) }}",
     "recursive loop": "{% for x in [1, 2] recursive %}{{ loop([1, 2]) }}{% endfor %}",

@@ -66,6 +66,21 @@ def test_a_training_number_out_of_range_is_refused_by_name(change):
         TrainConfig(**{"steps": 10} | change)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"betas": (0, 0.0)},
+        *[{name: 0} for name in ("warmup", "weight_decay", "final_lr", "seed")],
+        {"final_lr": 1.0},
+        *[{name: 1} for name in ("steps", "micro_batches")],
+    ],
+    ids=str,
+)
+def test_a_training_number_at_the_end_of_its_range_is_taken(change):
+    (name,) = change
+    assert getattr(TrainConfig(**{"steps": 10} | change), name) == change[name]
+
+
 @given(st.integers(1, 1000).map(lambda n: 4 * n))
 def test_the_mlp_is_four_times_as_wide_or_for_swiglu_two_thirds_of_that_rounded_up_to_32s(width):
     gelu, swiglu = (GPTConfig(**SHAPE | dict(d_model=width, mlp=mlp, position="learned")) for mlp in ("gelu", "swiglu"))
