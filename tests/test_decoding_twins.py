@@ -39,6 +39,14 @@ def test_a_row_that_an_earlier_filter_left_empty_stays_empty(filter, edition):
     assert filter(x[1]).tolist() == [OUT] * 3
 
 
+@pytest.mark.parametrize("filter", [lambda x: filters.top_k(x, 2), lambda x: filters.top_p(x, 0.5)])
+def test_gradients_pass_through_what_a_filter_keeps(filter, edition):
+    x = torch.tensor([0.0, 1.0, 2.0, -1.0], requires_grad=True)
+    kept = filter(x)
+    kept[kept > OUT].sum().backward()
+    assert torch.equal(x.grad, (kept > OUT).float())
+
+
 @given(data=st.data())
 @quick
 def test_many_prompts_side_by_side(data):

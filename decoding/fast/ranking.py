@@ -1,7 +1,7 @@
 """The same as parts of filters.py, generate.py and beam.py, faster; tests/test_decoding_twins.py holds them equal.
 
 A stable sort of the whole vocabulary is the slow part. The least logit that is kept is found without one; of those
-equal to it, the lowest ids are kept here. On a CPU NumPy's sort is faster, PyTorch's softmax in fp64 too.
+equal to it, the lowest ids are kept here. NumPy sorts faster than PyTorch, and has the slower softmax in fp64.
 """
 
 import numpy as np
@@ -30,7 +30,7 @@ def top_p(logits: Tensor, p: float) -> Tensor:
 def draw(logits: Tensor, uniforms: Tensor) -> Tensor:
     """One token per row: the first whose cumulative probability passes the row's uniform number."""
     mass = _mass(logits)
-    below_one = uniforms.clamp(max=1 - 2**-53)[..., None]  # (..., 1): no mass passes the total itself
+    below_one = uniforms.cpu().clamp(max=1 - 2**-53)[..., None]  # (..., 1): no mass passes the total itself
     return torch.as_tensor(_first(mass > below_one * mass[..., -1:])[..., 0], device=logits.device)
 
 
@@ -49,8 +49,8 @@ def array(tensor: Tensor) -> np.ndarray:
 
 
 def _mass(logits: Tensor) -> Tensor:
-    """Cumulative probabilities (..., V); NaN, which reaches nothing, in a row of -inf only."""
-    return logits.softmax(-1, dtype=torch.float64).cumsum(-1)
+    """Cumulative probabilities (..., V) on the CPU; NaN, which reaches nothing, in a row of -inf only."""
+    return logits.cpu().softmax(-1, dtype=torch.float64).cumsum(-1)
 
 
 def _first(found: Tensor) -> np.ndarray:
@@ -66,4 +66,4 @@ def _keep(logits: Tensor, worst: np.ndarray, k: int | np.ndarray) -> Tensor:
     if surplus.any():
         tied = x == worst
         out |= tied & (tied.sum(-1, keepdims=True) - tied.cumsum(-1) < surplus)
-    return torch.as_tensor(np.where(out, OUT, x), dtype=logits.dtype, device=logits.device)
+    return logits.masked_fill(torch.as_tensor(out, device=logits.device), OUT)

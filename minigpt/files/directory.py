@@ -167,8 +167,8 @@ def _read_tokenizer(directory: Path) -> Tokenizer | None:
         raise ValueError(f"chat_template is {template!r:.80}; it must be text, or a list of named texts")
 
     # special tokens by their names, or objects that hold the name; every file's ids of those that end an answer
-    found = {role: settings[role] for role in NAMED_TOKENS if settings.get(role)}
-    names = {role: name if isinstance(name, str) else name["content"] for role, name in found.items()}
+    found = {key: settings[key] for key in NAMED_TOKENS if settings.get(key)}
+    names = {key: name if isinstance(name, str) else name["content"] for key, name in found.items()}
     ends = []
     for file in ("generation_config.json", "config.json"):
         told = read_json(directory / file).get("eos_token_id") if (directory / file).exists() else None
@@ -182,9 +182,9 @@ def _read_tokenizer(directory: Path) -> Tokenizer | None:
     for token_id in ends:
         if type(token_id) is not int or not 0 <= token_id < tokenizer.vocab_size:
             raise ValueError(f"eos_token_id is {token_id!r:.40}; must be an id from 0 to {tokenizer.vocab_size - 1}")
-    for role, name in names.items():
-        if name not in tokenizer.special and role != "unk_token":
-            raise ValueError(f"{role} is {name!r:.40}; the tokenizer has no such special token")
+    for key, name in names.items():
+        if name not in tokenizer.special and key != "unk_token":
+            raise ValueError(f"{key} is {name!r:.40}; the tokenizer has no such special token")
     if end is None and ends and ends[0] in tokenizer.special_names:  # only the ids are told
         tokenizer = from_json(content, tokenizer.special_names[ends[0]], template, names=names)
     tokenizer.end_ids = tuple(dict.fromkeys([*tokenizer.end_ids, *ends]))
