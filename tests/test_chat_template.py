@@ -196,6 +196,25 @@ def test_what_a_template_makes_of_texts_and_lists_is_what_jinja2_makes_of_them()
     assert render(source, messages) == plain.from_string(source).render(messages=messages)
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ strftime_now('%d %b %Y') }}",
+        "{{ {'b': 'é', 'a': [1, '<b>']} | tojson }}",
+        "{{ {'b': 'é', 'a': [1, '<b>']} | tojson(indent=2) }}",
+        "{{ {'b': 'é', 'a': [1, '<b>']} | tojson(ensure_ascii=true) }}",
+        "{{ {'b': 'é', 'a': [1, '<b>']} | tojson(separators=(',', ':'), sort_keys=true) }}",
+        "{% generation %}{{ messages[0].content }}{% endgeneration %}",
+    ],
+)
+def test_what_transformers_adds_to_jinja2_is_here_as_it_is_there(theirs, source):
+    from sft.files.sandbox import render
+
+    messages = [{"role": "user", "content": "Hi"}]
+    oracle = theirs["ours"].apply_chat_template(messages, chat_template=source, tokenize=False)
+    assert render(source, messages) == oracle
+
+
 def test_a_question_that_is_left_out_is_not_found_in_the_answer_after_it():
     template = CHATML.replace("m['content'] +", "('' if m.role == 'user' and loop.first else m['content']) +")
     tok = made(IM, template, end="<|im_end|>", start=[])

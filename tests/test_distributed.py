@@ -35,6 +35,7 @@ CASES = {
     "clipped": dict(rows=8, clip=1e-2, micro_batches=2),
     "muon": dict(rows=7, optimizer="muon"),
     "compiled": dict(rows=6, compiled=True),
+    "a layer that nothing uses": dict(rows=4, idle=True),
     "fine-tuned": dict(demonstrations=True),
 }
 
@@ -50,8 +51,8 @@ def batches(rows: int, learnt=lambda row: True):
     return batch
 
 
-def results(rows=0, learnt=lambda row: True, demonstrations=False, compiled=False, **changes) -> dict:
-    """What three steps give: losses, norms, counts, the last gradients and the weights."""
+def results(rows=0, learnt=lambda row: True, demonstrations=False, compiled=False, idle=False, **changes) -> dict:
+    """What three steps give: losses, norms, counts, the last gradients, if there are any, and the weights."""
     config = TrainConfig(**dict(steps=3, lr=1e-2, warmup=2) | changes)
     if demonstrations:
         tok = Tokenizer.train(TEXTS, 300)
@@ -60,12 +61,17 @@ def results(rows=0, learnt=lambda row: True, demonstrations=False, compiled=Fals
         steps = fine_tune(model, tok, examples, config, batch_size=3)
     else:
         model = tiny()
+        if idle:
+            model.idle = torch.nn.Linear(3, 3, dtype=torch.float64)
+            torch.nn.init.ones_(model.idle.weight), torch.nn.init.ones_(model.idle.bias)
         eager = torch.compile(model, backend="eager") if compiled else None
         steps = train(model, batches(rows, learnt), config, compiled=eager)
     steps = list(steps)
     found = {name: torch.tensor([getattr(s, name) for s in steps]) for name in ("loss", "grad_norm", "tokens", "lr")}
     for name, parameter in model.named_parameters():
-        found |= {name: parameter.detach(), f"gradient of {name}": parameter.grad}
+        found[name] = parameter.detach()
+        if parameter.grad is not None:
+            found[f"gradient of {name}"] = parameter.grad
     return found
 
 

@@ -460,6 +460,15 @@ def test_a_gguf_file_gives_the_logits_and_the_ids_of_what_it_was_made_from(tmp_p
     assert torch.equal(load(tmp_path / "saved")[0](IDS), ours(IDS))
 
 
+def test_a_gguf_file_is_opened_for_reading_alone(tmp_path, wide, monkeypatch):
+    modes = []
+    builtin = open
+    write_gguf(tmp_path / "model.gguf", wide(), {})
+    monkeypatch.setattr("builtins.open", lambda file, mode="r", *args: modes.append(mode) or builtin(file, mode, *args))
+    load(tmp_path / "model.gguf")
+    assert set(modes) == {"rb"}
+
+
 def test_a_gguf_file_says_whether_a_text_has_a_start_token(tmp_path, wide):
     for start in (True, False):
         write_gguf(tmp_path / "model.gguf", wide(), {}, start=start)

@@ -25,7 +25,7 @@ from torch.testing import assert_close
 from decoding import stream
 from minigpt import Tokenizer, TrainConfig, TrainState, evaluate, load_checkpoint, save, save_checkpoint, train
 from minigpt.fast.sharded import gather, recompute, shard
-from minigpt.files import checkpoint
+from minigpt.files import checkpoint, shards
 from minigpt.loop import summed_loss
 from scripts import pretrain
 from scripts.support.measuring.memory import Live
@@ -257,6 +257,17 @@ def test_a_save_that_is_not_whole_is_never_opened(split, tmp_path, damage):
         part.write_bytes(part.read_bytes()[:-1] + b"!")
     with pytest.raises(ValueError, match=f"{part}: {'is missing' if damage == 'missing' else 'damaged'}"):
         load_checkpoint(tmp_path, tiny())
+
+
+def test_of_several_processes_that_can_not_write_the_first_is_told_of(tmp_path, monkeypatch):
+    failures = {process: (OSError(f"disk {process} is full"), None) for process in (2, 1, 3)}
+
+    def save(*args, **named):
+        raise shards.CheckpointException("", failures)
+
+    monkeypatch.setattr(shards.dcp, "save", save)
+    with pytest.raises(OSError, match="process 1: disk 1 is full"):
+        shards.write(tmp_path, {})
 
 
 SMALL = (

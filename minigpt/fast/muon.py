@@ -23,7 +23,7 @@ class Muon:
     @torch.no_grad()
     def step(self, lr: float, count: int) -> None:
         """Move every matrix that has a gradient; count, the number of this step, is not needed here."""
-        # one update per matrix; matrices of one shape are stacked, a tall one transposed
+        # one update per matrix; matrices of one shape are stacked, a tall one transposed (its X X' is smaller then)
         stacks: dict[torch.Size, list[tuple[Tensor, Tensor, float]]] = {}
         for name, weight in self.parameters.items():
             if weight.grad is None:
@@ -46,19 +46,18 @@ class Muon:
 def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
     """Set all singular values of each matrix to about 1, keeping its directions (Jordan et al. 2024, "Muon").
 
-    matrices: (N, rows, columns) -> the same shape. Newton-Schulz: with X = U S V', the product (X X')^n X is
-    U S^(2n+1) V', so a polynomial in X X' acts on the singular values alone. This one is applied `steps` times,
-    x -> a x + b x^3 + c x^5; its coefficients lift small values fast and leave them between about .7 and 1.2.
+    matrices: (N, rows, columns) -> the same shape; wide ones take less time than tall ones. Newton-Schulz: with
+    X = U S V', the product (X X')^n X is U S^(2n+1) V', so a polynomial in X X' acts on the singular values alone.
+    This one is applied `steps` times, x -> a x + b x^3 + c x^5; its coefficients lift small values fast and leave
+    them between about .7 and 1.2.
 
     >>> orthogonalise(torch.diag(torch.tensor([9.0, 0.5]))[None]).diagonal(dim1=1, dim2=2).round(decimals=1)
     tensor([[0.7000, 0.9000]])
     """
     a, b, c = 3.4445, -4.7750, 2.0315
-    tall = matrices.size(-2) > matrices.size(-1)
-    x = matrices.mT if tall else matrices  # the smaller of the two products is the cheaper
-    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)  # singular values at most 1
+    x = matrices / (matrices.norm(dim=(-2, -1), keepdim=True) + 1e-7)  # singular values at most 1
     for _ in range(steps):
         gram = x @ x.mT
         polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)  # b G + c G @ G
         x = torch.baddbmm(x, polynomial, x, beta=a)  # a X + (b G + c G @ G) @ X
-    return x.mT if tall else x
+    return x

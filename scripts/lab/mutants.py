@@ -110,8 +110,6 @@ EQUIVALENT = {
         "where one kernel becomes faster than another; both give the same",
     ("minigpt/fast/muon.py", "Muon", "rows > columns -> rows >= columns"):
         "a square matrix may be transposed: its directions come out transposed, and so are the weights",
-    ("minigpt/fast/muon.py", "orthogonalise", "matrices.size(-2) > matrices.size(-1) -> matrices.size(-2) >= matrices.size(-1)"):
-        "square matrices may be transposed before and after",
     ("minigpt/files/token_file.py", "write_ids", "0 -> 1 in header = {'descr': np.lib.format.dtype_to_descr(dtype), 'fortran_order': False, 'shape': (0,)}"):
         "it keeps the place of the header that is written at the end",
     ("sft/files/sandbox.py", "compiled", "len(source) > LONGEST -> len(source) >= LONGEST"):
