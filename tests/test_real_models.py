@@ -469,6 +469,20 @@ def test_a_gguf_file_is_opened_for_reading_alone(tmp_path, wide, monkeypatch):
     assert set(modes) == {"rb"}
 
 
+def test_a_gguf_file_whose_tensors_need_more_bytes_than_it_has_is_refused(tmp_path, wide):
+    from gguf import GGUFReader
+
+    path = tmp_path / "model.gguf"
+    write_gguf(path, wide(), {})
+    reader = GGUFReader(path, "r+")
+    for tensor in reader.tensors:
+        tensor.field.parts[-1][0] = 0  # all begin where the first one does
+    longest = max(tensor.n_bytes for tensor in reader.tensors)
+    path.write_bytes(bytes(reader.data[: reader.data_offset + longest]))
+    with pytest.raises(ValueError, match=f"{path}: the tensor .* shares its bytes with another"):
+        load(path)
+
+
 def test_a_gguf_file_says_whether_a_text_has_a_start_token(tmp_path, wide):
     for start in (True, False):
         write_gguf(tmp_path / "model.gguf", wide(), {}, start=start)

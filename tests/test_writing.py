@@ -123,6 +123,20 @@ def test_json_is_written_as_people_read_it(tmp_path):
     assert (tmp_path / "a.json").read_text("utf-8") == '{\n  "é": "🙂"\n}\n'
 
 
+def test_whatever_is_opened_is_closed_again(tmp_path, monkeypatch):
+    still_open, system_open, system_close = set(), os.open, os.close
+
+    def opening(*args, **named):
+        still_open.add(handle := system_open(*args, **named))
+        return handle
+
+    monkeypatch.setattr(os, "open", opening)
+    monkeypatch.setattr(os, "close", lambda handle: system_close(handle) or still_open.discard(handle))
+    write_text(tmp_path / "text", "one")
+    monkeypatch.undo()
+    assert not still_open
+
+
 def test_a_directory_is_removed_even_if_an_earlier_removal_was_killed_halfway(tmp_path):
     for name in (".old.removed", "old"):
         (tmp_path / name).mkdir()

@@ -55,7 +55,7 @@ TESTS = {  # the tests nearest to a file, the nearest first; a file not listed: 
     "minigpt/fast/engine_numpy.py": "model",
     "minigpt/fast/kernels.py": "formulas model",
     "minigpt/fast/merges.py": "tokenizer corpus",
-    "minigpt/fast/muon.py": "muon loop",
+    "minigpt/fast/muon.py": "muon loop sharded",
     "minigpt/fast/processes.py": "distributed",
     "minigpt/fast/sharded.py": "sharded",
     "minigpt/files/checkpoint.py": "checkpoint writing kill sharded",
