@@ -25,6 +25,7 @@ def checked(filter: Callable) -> Callable:
         V = logits.shape[-1]
         expect(logits.is_floating_point(), "dtype of the logits", logits.dtype, "a floating-point one")
         check_logits(logits)
+        expect(given[last] is not None, name, None, "a value")
         settings = Settings(max_new_tokens=1, **{name: given[last]})
         settings.check_vocabulary(V)
         given[last] = getattr(settings, name)

@@ -29,7 +29,7 @@ def temperature(logits: Tensor, t: float) -> Tensor:
 
     # subtract the largest, divide, and stay finite in the dtype of the logits
     largest = logits.double().amax(-1, keepdim=True)  # (..., 1)
-    divided = (logits.double() - largest) / min(t, torch.finfo(torch.float64).max)  # inf / inf is NaN
+    divided = (logits.double() - largest) / float(min(t, torch.finfo(torch.float64).max))  # inf / inf is NaN
     return divided.clamp(min=torch.finfo(logits.dtype).min).to(logits.dtype).masked_fill(logits == OUT, OUT)
 
 
@@ -94,7 +94,7 @@ def repetition_penalty(logits: Tensor, histories: Sequence, penalty: float) -> T
     logits = logits.clone(memory_format=torch.contiguous_format)
     for row, ids in _rows(logits, histories):
         seen = row[ids].double()
-        penalised = torch.where(seen > 0, seen / penalty, seen * penalty).clamp(bounds.min, bounds.max)
+        penalised = torch.where(seen > 0, seen / float(penalty), seen * float(penalty)).clamp(bounds.min, bounds.max)
         row[ids] = penalised.to(row.dtype).masked_fill(seen == OUT, OUT)
     return logits
 

@@ -15,7 +15,7 @@ Ids = Any  # token ids: a list, a tuple, a NumPy array or an integer tensor
 
 def check_number(name: str, value: float | None, kind: Any, least: float, most: float = math.inf) -> None:
     """kind: Integral or Real; `| None` where a setting may be left out."""
-    right = isinstance(value, kind) and (value is None or least <= value <= most)
+    right = isinstance(value, kind) and not isinstance(value, bool) and (value is None or least <= value <= most)
     word = "whole number" if kind in (Integral, Integral | None) else "number"
     expect(right, name, value, f"a {word} from {least} to {most}")
 
@@ -55,8 +55,7 @@ class Settings:
         check_number("min_new_tokens", self.min_new_tokens, Integral, 0)
         most = f"at most max_new_tokens, {self.max_new_tokens}"
         expect(self.min_new_tokens <= self.max_new_tokens, "min_new_tokens", self.min_new_tokens, most)
-        at_most_one = [] if self.eos_id is None else [self.eos_id]
-        eos_ids = self.eos_id if isinstance(self.eos_id, Iterable) else at_most_one
+        eos_ids = self.eos_id if isinstance(self.eos_id, Iterable) else [] if self.eos_id is None else [self.eos_id]
         object.__setattr__(self, "end_ids", frozenset(as_ids("eos_id", eos_ids)))
         object.__setattr__(self, "banned_ids", as_ids("banned_ids", self.banned_ids))
         object.__setattr__(self, "stop", as_stop_strings(self.stop))
@@ -69,7 +68,7 @@ class Settings:
 
     def check_beam(self, width: int, length_penalty: float) -> None:
         """ValueError for what beam search has no use for: it draws nothing, and ranks ids, not texts."""
-        check_number("width", width, Integral, 1)
+        check_number("width", width, Integral, 1, 2**15)  # more would take all memory
         check_number("length_penalty", length_penalty, Real, -10, 10)
         expect(not self.stop, "stop", self.stop, "none: beam search ranks ids and knows no stop strings")
 
@@ -125,7 +124,7 @@ def as_ids(name: str, ids: Ids, V: float = math.inf) -> list[int]:
 
 def as_rows(name: str, rows: Iterable[Ids], V: float = math.inf) -> list[list[int]]:
     rows = rows.tolist() if hasattr(rows, "tolist") else rows  # arrays and tensors
-    expect(isinstance(rows, Iterable), name, rows, "several rows of ids")
+    expect(isinstance(rows, Iterable) and not isinstance(rows, str | dict), name, rows, "several rows of ids")
     return [as_ids(f"{name} of row {row}", ids, V) for row, ids in enumerate(rows)]
 
 
@@ -149,6 +148,9 @@ def as_seeds(seed: int | Sequence[int] | None, rows: int) -> list[int | None]:
     """One seed per row: s + i from an int s, None from None."""
     if seed is None:
         return [None] * rows
-    seeds = as_ids("seed", range(seed, seed + rows) if isinstance(seed, Integral) else seed)
-    expect(len(seeds) == rows, "seed", seed, f"None, an int >= 0, or {rows} of them, one per prompt")
+    is_one = isinstance(seed, Integral)
+    right = f"None, an int >= 0, or {rows} of them, one per prompt"
+    expect(seed >= 0 if is_one else isinstance(seed, Iterable) and not isinstance(seed, str), "seed", seed, right)
+    seeds = as_ids("seed", range(seed, seed + rows) if is_one else seed)
+    expect(len(seeds) == rows, "seed", seed, right)
     return seeds

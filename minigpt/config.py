@@ -114,7 +114,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _check(self, ["steps", "micro_batches"], *COUNT)
-        _check(self, ["warmup", "seed"], lambda n: _whole(n) and n >= 0, "at least 0, a whole number")
+        _check(self, ["warmup", "seed"], *WHOLE)
         _check(self, ["lr", "muon_lr", "clip", "eps"], *POSITIVE)
         _check(self, ["weight_decay"], lambda rate: 0 <= rate < math.inf, "at least 0, and finite")
         _check(self, ["final_lr"], lambda share: 0 <= share <= 1, "at least 0 and at most 1, a share of lr")
@@ -123,12 +123,9 @@ class TrainConfig:
         _check_choices(self, precision=("fp32", "bf16", "auto"))
 
 
-def _whole(number: object) -> bool:
-    return isinstance(number, Integral) and not isinstance(number, bool)
-
-
-# two common rules: a test, and the same in words
-COUNT = (lambda number: _whole(number) and number >= 1), "at least 1, a whole number"
+# three common rules: a test, and the same in words
+WHOLE = (lambda n: isinstance(n, Integral) and not isinstance(n, bool) and n >= 0), "at least 0, a whole number"
+COUNT = (lambda n: WHOLE[0](n) and n >= 1), "at least 1, a whole number"
 POSITIVE = (lambda number: 0 < number < math.inf), "above 0, and finite"
 
 

@@ -118,6 +118,5 @@ def checked_tokens(tokens: np.ndarray, end_id: int, **numbers: int) -> np.ndarra
             raise ValueError(f"{name}={number}: must be a whole number from 1")
     tokens = np.asarray(tokens)
     if tokens.ndim != 1 or len(tokens) < 2 or not tokens[0] == tokens[-1] == end_id:
-        right = f"must be one row of ids with the end token {end_id} at both ends and between documents"
-        raise ValueError(f"there is nothing to learn from: tokens {right}")
+        raise ValueError(f"nothing to learn from: must be one row of ids with the end token {end_id} at both ends")
     return tokens

@@ -123,14 +123,15 @@ class Tokenizer:
         names: dict[str, str] | None = None,
     ):
         if not isinstance(special_tokens, dict):
-            special_tokens = several(special_tokens, "special_tokens")
-            special_tokens = {name: len(tokens) + i for i, name in enumerate(special_tokens)}
+            special_tokens = {name: i for i, name in enumerate(several(special_tokens, "special_tokens"), len(tokens))}
+        if not isinstance(chat_template, str | None):
+            raise ValueError(f"chat_template={chat_template!r:.40}: must be a text; of several, pass the one to use")
         ends = [special_tokens[end]] if end in special_tokens else []
 
         self.tokens, self.special = tokens, special_tokens
         self.split, self.end, self.chat_template, self.names = split, end, chat_template, names or {}
-        self.start = ends if start is None else list(start)
-        self.end_ids = tuple(dict.fromkeys([*ends, *end_ids]))
+        self.start = ends if start is None else list(several(start, "start"))
+        self.end_ids = tuple(dict.fromkeys([*ends, *several(end_ids, "end_ids")]))
         self.vocab_size = max([len(tokens), *(i + 1 for i in special_tokens.values())])
 
     def __repr__(self) -> str:
@@ -149,8 +150,8 @@ class Tokenizer:
 
         special_tokens = list(several(special_tokens, "special_tokens"))
         smallest = 256 + len(special_tokens)
-        if vocab_size < smallest:
-            raise ValueError(f"vocab_size={vocab_size}: must be at least {smallest}, the 256 bytes and special tokens")
+        if not hasattr(vocab_size, "__index__") or vocab_size < smallest:
+            raise ValueError(f"vocab_size={vocab_size!r:.40}: must be at least {smallest}: bytes and special tokens")
 
         # how often each chunk occurs: merges look at each distinct chunk once
         chunks = Counter()
@@ -208,11 +209,11 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         """Ids to text; invalid UTF-8 becomes U+FFFD. ValueError for an id outside of the vocabulary."""
-        return b"".join(map(self.token_bytes, ids)).decode("utf-8", errors="replace")
+        return b"".join(map(self.token_bytes, several(ids, "ids"))).decode("utf-8", errors="replace")
 
     def decode_stream(self, ids: Iterable[int]) -> Iterator[str]:
         """The pieces of `decode(ids)`, each as soon as it is certain: a character split over tokens comes out whole."""
-        return codecs.iterdecode(map(self.token_bytes, ids), "utf-8", errors="replace")
+        return codecs.iterdecode(map(self.token_bytes, several(ids, "ids")), "utf-8", errors="replace")
 
     def token_bytes(self, i: int) -> bytes:
         """The bytes of one id, an ordinary or a special one. ValueError for an id that no token has."""
@@ -255,8 +256,8 @@ def utf8(text: str) -> bytes:
         raise ValueError(f"the character {where} is half of a surrogate pair, not Unicode: leave it out") from None
 
 
-def several(texts: Iterable[str], name: str) -> Iterable[str]:
-    """The texts. ValueError for a single one, whose characters would be taken for texts."""
-    if isinstance(texts, str | bytes):
-        raise ValueError(f"{name}={texts!r:.40}: must be several texts; put a single one into a list")
-    return texts
+def several(values: Iterable, name: str) -> Iterable:
+    """The values. ValueError for a single one: of a text, the characters would be taken for texts."""
+    if isinstance(values, str | bytes) or not hasattr(values, "__iter__") or getattr(values, "ndim", 1) == 0:
+        raise ValueError(f"{name}={values!r:.40}: must be several; put a single one into a list")
+    return values

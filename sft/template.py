@@ -71,7 +71,7 @@ def encode_conversation(
         learn.extend([learnt] * len(new_ids))
 
     # the begin token that another maker's tokenizer asks for
-    if template != OURS and tok.start != [tok.special.get(tok.end)]:
+    if tok.start != [tok.special.get(tok.end)]:
         add(tok.start, learnt=False)
 
     # the system message: between marks of its own, or in front of the first question's text

@@ -269,6 +269,22 @@ def test_without_jinja2_a_model_with_a_chat_template_says_what_to_install(monkey
     assert encode_conversation(plain, [Message("user", "Hi")])
 
 
+def test_what_a_template_raises_is_told_in_one_line():
+    tok = made(IM, "{{ raise_exception('not\nfor you') }}", end="<|im_end|>")
+    with pytest.raises(ValueError, match=r"^the chat template [^\n]* it says: not for you$"):
+        encode_conversation(tok, [Message("user", "Hi")])
+
+
+def test_a_model_is_saved_over_another_one_whose_template_had_a_file_of_its_own(tmp_path):
+    path = directory_with(tmp_path, made(IM, CHATML, end="<|im_end|>"))
+    (path / "chat_template.jinja").write_text(QWEN)
+    assert load(path)[1].chat_template == QWEN
+    save(path, tiny(vocab_size=259), made(IM, CHATML, end="<|im_end|>"))
+    assert load(path)[1].chat_template == CHATML
+    theirs = transformers.AutoTokenizer.from_pretrained(path)
+    assert theirs.chat_template == CHATML
+
+
 def directory_with(path, tok, **settings):
     """A saved model whose tokenizer_config.json says more."""
     save(path, tiny(vocab_size=tok.vocab_size), tok)
@@ -282,8 +298,10 @@ def test_of_several_named_templates_the_default_is_taken(tmp_path):
     path = directory_with(tmp_path, made(IM, None), chat_template=named)
     assert load(path)[1].chat_template == CHATML
     directory_with(tmp_path, made(IM, None), chat_template=named[:1])
-    with pytest.raises(ValueError, match=r"chat_template has the names \['tool_use'\]"):
+    with pytest.raises(ValueError, match=r"chat_template is {'tool_use': 'x'}; must be text, or texts by name"):
         load(path)
+    directory_with(tmp_path, made(IM, None), chat_template={"default": CHATML, "rag": "x"})
+    assert load(path)[1].chat_template == CHATML
     directory_with(tmp_path, made(IM, None), chat_template=3)
     with pytest.raises(ValueError, match="chat_template is 3"):
         load(path)

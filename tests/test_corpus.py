@@ -232,5 +232,5 @@ def test_what_is_no_file_or_a_single_name_is_refused(tmp_path):
     for wrong in (tmp_path, tmp_path / "pipe", "/dev/zero"):
         with pytest.raises(ValueError, match=f"^{wrong}: must be a file"):
             read_corpus([wrong])
-    with pytest.raises(ValueError, match="must be several texts"):
+    with pytest.raises(ValueError, match="must be several; put"):
         read_corpus(str(tmp_path / "a.txt"))

@@ -280,6 +280,7 @@ def test_beam_search_counts_in_float64():
     [
         ({"width": 0}, "width is 0"),
         ({"width": 2.5}, "width is 2.5"),
+        ({"width": 10**12}, "width is 1000000000000; expected a whole number from 1 to 32768"),
         ({"max_new_tokens": 0}, "max_new_tokens is 0"),
         ({"length_penalty": math.nan}, "length_penalty is nan"),
         ({"length_penalty": 11}, "length_penalty is 11"),

@@ -110,6 +110,8 @@ def test_what_are_no_logits_is_an_error_that_says_so(wrong):
         *((name, bad) for name in ("top_p", "min_p") for bad in (-0.01, 1.01, math.nan)),
         *(("repetition_penalty", bad) for bad in (0.99, 0, -2, math.inf, math.nan)),
         *(("no_repeat_ngram", bad) for bad in (0, -1, 1.5)),
+        *((name, None) for name in ("temperature", "top_k", "top_p", "min_p")),
+        ("top_k", True),
         ("banned_ids", 5),
         ("banned_ids", -1),
     ],
@@ -125,6 +127,14 @@ def test_a_bad_setting_is_an_error_that_names_it(name, bad):
         else:
             apply(torch.zeros(1, 5), bad)
     assert name in str(error.value) and repr(bad) in str(error.value) and "expected" in str(error.value)
+
+
+def test_a_whole_number_beyond_64_bits_is_a_number_too():
+    logits = torch.tensor([1.0, -1.0])
+    assert torch.equal(decoding.temperature(logits, 10**30), decoding.temperature(logits, 1e30))
+    assert torch.equal(
+        decoding.repetition_penalty(logits, [0, 1], 10**30), decoding.repetition_penalty(logits, [0, 1], 1e30)
+    )
 
 
 # ---- top-k

@@ -10,7 +10,7 @@ from helpers import call, refuses
 from test_chat_template import CHATML, HEADERS, IM, LLAMA, made
 
 from decoding import beam_search, generate
-from minigpt import TrainConfig, load, save
+from minigpt import Tokenizer, TrainConfig, load, save
 from minigpt.tokenizer import END, SPECIAL_TOKENS
 from scripts import ask, chat, compare, finetune
 from scripts import generate as generating
@@ -95,7 +95,7 @@ def test_every_id_that_ends_an_answer_is_read_and_written_back(tmp_path, file):
     assert load(tmp_path / "a")[1].end_ids == (258,)
     for wrong in (259, -1, "x", 1.0, True, {}):
         tell(file, eos_token_id=[wrong])
-        with pytest.raises(ValueError, match="eos_token_id is "):
+        with pytest.raises(ValueError, match=f": {file}: eos_token_id is "):
             load(tmp_path / "a")
 
 
@@ -124,6 +124,20 @@ def test_rows_without_a_token_are_never_drawn(monkeypatch, capsys, tmp_path):
     assert call(monkeypatch, chat, *asked, "--temperature", 1) == 0
     flags = ["--data", tmp_path / "data.jsonl", "--base", tmp_path, "--out", tmp_path / "out", "--steps", 1]
     assert call(monkeypatch, finetune, *flags, "--max-new-tokens", 5) == 0
+
+
+def test_an_id_between_others_that_no_token_has_is_never_drawn(monkeypatch, capsys, tmp_path):
+    tok = Tokenizer([bytes([byte]) for byte in range(256)], {END: 300}, start=[])
+    model = tiny(torch.float32, vocab_size=301, context_length=99)
+    with torch.no_grad():
+        model.head.weight[256:300] *= 30  # what it would most like to say
+    save(tmp_path, model, tok)
+    opened, again = load(tmp_path)
+    for one in generate(opened, [[1, 2], [3]], max_new_tokens=20, seed=0):
+        assert not set(one.ids) & set(range(256, 300))
+        again.decode(one.ids)
+    for flags in ([], ["--strategy", "beam"], ["--backend", "numpy"]):
+        assert call(monkeypatch, generating, "--prompt", "Ada", "--model", tmp_path, "--max-new-tokens", 5, *flags) == 0
 
 
 def test_an_id_without_a_row_is_refused_by_name(monkeypatch, capsys, tmp_path):

@@ -27,8 +27,10 @@ from minigpt import Tokenizer, load, save
 from minigpt.files import writing
 from minigpt.files.huggingface import config_from_disk, config_to_disk
 from minigpt.files.tokenizer_json import from_json, to_json
+from minigpt.tokenizer import SPECIAL_TOKENS
 from scripts import generate as generate_command
 from scripts import tokens as tokens_command
+from sft import Message, encode_conversation
 
 ROOT = Path(__file__).parent.parent
 GPT2 = {"norm": "layernorm", "position": "learned", "mlp": "gelu", "bias": True}
@@ -196,9 +198,28 @@ def test_an_index_that_names_no_files_of_its_directory_is_refused(model, index):
 def test_a_tensor_in_two_parts_is_refused(model):
     (model / "model.safetensors").rename(model / "one.safetensors")
     save_file({"lm_head.weight": torch.zeros(2), "model.norm.weight": torch.zeros(2)}, model / "two.safetensors")
-    parts = {"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}
-    (model / "model.safetensors.index.json").write_text(json.dumps(parts))
+    parts = {"model.norm.weight": "one.safetensors", "lm_head.weight": "two.safetensors"}
+    (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": parts}))
     refused(model, "model.norm.weight is in another part")
+
+
+def test_an_index_that_says_more_than_its_parts_hold_is_refused(model):
+    (model / "model.safetensors").rename(model / "one.safetensors")
+    parts = dict.fromkeys(load_file(model / "one.safetensors"), "one.safetensors")
+    (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": parts}))
+    load(model)
+    (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": parts | {"more": "one.safetensors"}}))
+    refused(model, "weight_map says that more is in one.safetensors, which lacks it")
+
+
+def test_one_tensor_in_double_precision_makes_all_of_them_so(model):
+    weights = load_file(model / "model.safetensors")
+    before = load(model)[0](torch.tensor([[1, 2, 3]]))
+    save_file(weights | {"model.norm.weight": weights["model.norm.weight"].double()}, model / "model.safetensors")
+    opened, _ = load(model)
+    assert {parameter.dtype for parameter in opened.parameters()} == {torch.float64}
+    torch.testing.assert_close(opened(torch.tensor([[1, 2, 3]])).float(), before)
+    assert {parameter.dtype for parameter in load(model, torch.float32)[0].parameters()} == {torch.float32}
 
 
 def test_a_tied_head_that_is_another_matrix_is_refused(model):
@@ -218,6 +239,35 @@ def test_weights_that_are_no_numbers_of_16_to_64_bits_are_refused(model, dtype):
     refused(model, f"model.norm.weight is of {dtype}")
 
 
+# ---- what stands beside the tokenizer
+
+
+@pytest.mark.parametrize(
+    "value", [5, 0, False, True, [], {}, ["<|endoftext|>"], {"content": 5}, {"name": "x"}, "nope"], ids=str
+)
+@pytest.mark.parametrize("key", ["eos_token", "bos_token", "pad_token"])
+def test_a_special_token_that_is_none_is_refused_by_its_key(model, key, value):
+    edit(model / "tokenizer_config.json", **{key: value})
+    refused(model, f"{key} is .*; the tokenizer has no such special token")
+
+
+@pytest.mark.parametrize(
+    "name", ["tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja"]
+)
+def test_a_link_that_leads_nowhere_is_a_file_that_is_missing(model, name):
+    (model / name).unlink(missing_ok=True)
+    load(model)
+    (model / name).symlink_to(model / "nowhere")
+    with pytest.raises(FileNotFoundError, match=f"^{model / name} is missing"):
+        load(model)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
+def test_a_byte_order_mark_before_json_is_no_error(model, name):
+    (model / name).write_bytes(b"\xef\xbb\xbf" + (model / name).read_bytes())
+    load(model)
+
+
 # ---- tokenizers
 
 
@@ -232,6 +282,7 @@ def changed(content: dict, path: list, value) -> str:
 
 START = {"SpecialToken": {"id": "<|im_start|>", "type_id": 0}}
 TEXT = {"Sequence": {"id": "A", "type_id": 0}}
+SECOND = {"Sequence": {"id": "B", "type_id": 0}}
 KNOWN = {"<|im_start|>": {"id": "<|im_start|>", "ids": [1], "tokens": ["<|im_start|>"]}}
 
 
@@ -262,6 +313,11 @@ KNOWN = {"<|im_start|>": {"id": "<|im_start|>", "ids": [1], "tokens": ["<|im_sta
         (["post_processor"], dict(type="TemplateProcessing", single=[START, TEXT, START], special_tokens=KNOWN)),
         (["post_processor"], dict(type="TemplateProcessing", single=[TEXT, START], special_tokens=KNOWN)),
         (["post_processor"], dict(type="TemplateProcessing", single=[START, TEXT], special_tokens={})),
+        (["post_processor"], dict(type="TemplateProcessing", single=[SECOND], special_tokens={})),
+        *((["added_tokens", 0, flag], True) for flag in ("single_word", "lstrip", "rstrip")),
+        (["version"], "9.9"),
+        (["model", "ignore_merges"], "yes"),
+        (["model", "merges", 0], ["a", "b", "c"]),
     ],
     ids=lambda value: f"{value!r:.50}",
 )
@@ -270,6 +326,18 @@ def test_a_tokenizer_that_would_give_other_ids_is_refused(path, value):
     from_json(json.dumps(content))
     with time_limit(5), pytest.raises(ValueError, match=r"^tokenizer\.json"):
         from_json(changed(content, path, value))
+
+
+def test_our_own_tokenizer_may_have_another_begin_token_and_none_that_is_not_understood(tmp_path):
+    tok = Tokenizer(BYTES, [*SPECIAL_TOKENS, "<s>"], start=[259])
+    ids, learn = encode_conversation(tok, [Message("user", "Hi"), Message("assistant", "Yo")])
+    assert ids[0] == 259 and not learn[0]
+    again = from_json(to_json(tok))
+    assert (again.start, encode_conversation(again, [Message("user", "Hi")])[0]) == ([259], ids[:5])
+    assert tokenizers.Tokenizer.from_str(to_json(tok)).encode("Hi").ids == [259, *b"Hi"]
+    assert from_json(to_json(Tokenizer(BYTES))).start == [256]
+    with pytest.raises(ValueError, match=r"tokenizer\.json"):
+        from_json(changed(json.loads(to_json(tok)), ["post_processor"], {"type": "TemplateProcessing", "single": []}))
 
 
 def with_split(pattern: str) -> str:
@@ -379,6 +447,44 @@ def test_partial_rotary_is_refused_in_gguf(gguf_file):
 def with_two(whole: bytes, added: bytes) -> bytes:
     (count,) = struct.unpack("<Q", whole[16:24])
     return whole[:16] + struct.pack("<Q", count + 2) + added + whole[24:]
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("llama.attention.key_length", 8),
+        ("llama.attention.value_length", 8),
+        ("llama.rope.scaling.factor", 4),
+        ("llama.rope.scale_linear", 4),
+        ("llama.expert_count", 8),
+        *((f"tokenizer.ggml.{role}_token_id", value) for role in ("eot", "eom", "padding") for value in (5, 10**6)),
+        ("tokenizer.chat_template", 5),
+        ("tokenizer.ggml.add_eos_token", 1),
+    ],
+)
+def test_a_fact_in_gguf_that_is_wrong_or_would_change_what_is_computed_is_refused(gguf_file, key, value):
+    filler = "x" * (-(len(field(key, 0)) + 16) % 32)
+    gguf_file.write_bytes(with_two(gguf_file.read_bytes(), field(key, value) + field(filler, 0)))
+    refused(gguf_file, key.split(".")[-1].removeprefix("add_eos_"))
+
+
+@pytest.mark.parametrize("role", ["eos", "bos"])
+def test_an_end_or_a_begin_in_gguf_that_is_no_special_token_is_refused(gguf_file, role):
+    whole = gguf_file.read_bytes()
+    at = whole.index(f"tokenizer.ggml.{role}_token_id".encode()) + len(f"tokenizer.ggml.{role}_token_id") + 4
+    for wrong in (5, 166, 10**6, 2**32 - 1):
+        gguf_file.write_bytes(whole[:at] + struct.pack("<I", wrong) + whole[at + 4 :])
+        refused(gguf_file, f"{role}_token_id is {wrong}; must be the id of a special token")
+
+
+def test_rows_of_gguf_that_are_marked_as_unused_are_never_drawn_and_user_defined_ones_are_refused(gguf_file):
+    whole = gguf_file.read_bytes()
+    at = whole.index(b"tokenizer.ggml.token_type") + len(b"tokenizer.ggml.token_type") + 4 + 4 + 8
+    gguf_file.write_bytes(whole[:at] + struct.pack("<I", 5) + whole[at + 4 :])
+    model, tok = load(gguf_file)
+    assert model.spare_ids == [0] and 0 not in tok.special_names
+    gguf_file.write_bytes(whole[:at] + struct.pack("<I", 4) + whole[at + 4 :])
+    refused(gguf_file, "no token that a user has defined")
 
 
 def test_two_tensors_of_one_name_and_an_alignment_of_nothing_are_refused_in_gguf(gguf_file):

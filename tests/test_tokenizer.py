@@ -210,6 +210,12 @@ def test_training_counts_each_distinct_chunk_once():
     assert learn_merges.call_args.args[0] == {b"low": 1000, b" low": 1000, b"lot": 1000}
 
 
+@pytest.mark.parametrize("size", [float("nan"), float("inf"), 300.0, "300", None, [300]], ids=repr)
+def test_a_vocabulary_s_size_that_is_no_whole_number_is_refused(size):
+    with pytest.raises(ValueError, match=r"vocab_size=.*: must be at least 256"):
+        Tokenizer.train(TEXTS, size, [])
+
+
 @pytest.mark.parametrize("size, special", [(258, SPECIAL_TOKENS), (0, SPECIAL_TOKENS), (255, []), (256, ["<|x|>"])])
 def test_a_vocabulary_without_room_for_the_bytes_is_refused(size, special):
     with pytest.raises(ValueError, match=f"vocab_size={size}: must be at least {256 + len(special)}"):
@@ -437,8 +443,23 @@ def test_of_two_special_tokens_that_begin_alike_the_longer_one_counts():
 
 def test_one_text_in_place_of_several_is_refused():
     for texts, special in (("low lower", [END]), (b"low lower", [END]), (["low"], END)):
-        with pytest.raises(ValueError, match="must be several texts; put a single one into a list"):
+        with pytest.raises(ValueError, match="must be several; put a single one into a list"):
             Tokenizer.train(texts, 300, special)
+
+
+@pytest.mark.parametrize("wrong", [None, 7, 1.5, "ab", torch.tensor(7), np.int64(7)], ids=repr)
+def test_one_id_in_place_of_several_is_refused(tok, wrong):
+    for use in (tok.decode, lambda ids: list(tok.decode_stream(ids)), lambda ids: Tokenizer(BYTES, end_ids=ids)):
+        with pytest.raises(ValueError, match=r"ids=.*: must be several; put a single one into a list"):
+            use(wrong)
+    with pytest.raises(ValueError, match="start=7: must be several"):
+        Tokenizer(BYTES, start=7)
+
+
+@pytest.mark.parametrize("wrong", [["{{ a }}"], [{"name": "default", "template": "x"}], {"default": "x"}, 5, b"x"])
+def test_a_chat_template_that_is_no_text_is_refused(wrong):
+    with pytest.raises(ValueError, match=r"chat_template=.*: must be a text; of several, pass the one to use"):
+        Tokenizer(BYTES, chat_template=wrong)
 
 
 @pytest.mark.parametrize("wrong", [None, 3, b"low", ["low"]])

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, distributed, nn
 
 from ..loop import TrainState
-from .huggingface import EARLIER
 from .reading import file_hash, read_json, read_tensors
 from .writing import remove, write_json, write_tensors, written_whole
 
@@ -91,8 +90,6 @@ def load_checkpoint(
         )
 
     # is it this run's?
-    if not in_shards and any("query_key_value" in name for name in weights):
-        raise ValueError(f"{path}: {EARLIER}")
     if settings is not None:
         now, was = json.loads(json.dumps(settings)), content["settings"]  # as JSON has it: a tuple is a list
         different = [name for name in now | was if now.get(name) != was.get(name)]

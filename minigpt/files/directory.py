@@ -4,6 +4,7 @@ Only safetensors and JSON: opening a file that somebody else made runs none of t
 """
 
 from dataclasses import replace
+from os.path import lexists
 from pathlib import Path
 
 import torch
@@ -36,8 +37,7 @@ def save(directory: Path | str, model: GPT, tokenizer: Tokenizer | None) -> None
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    dtype = str(model.head.weight.dtype).removeprefix("torch.")
-    config = config_to_disk(model.config, dtype)
+    config = config_to_disk(model.config, str(model.head.weight.dtype).removeprefix("torch."))
     weights = weights_to_disk(model.state_dict(), model.config, family_of(model.config))
     write_tensors(directory / "model.safetensors", weights)
 
@@ -50,7 +50,8 @@ def save(directory: Path | str, model: GPT, tokenizer: Tokenizer | None) -> None
         }
         config |= ends
         write_text(directory / "tokenizer.json", to_json(tokenizer))
-        layout = tokenizer.chat_template or (OUR_LAYOUT if _is_ours(tokenizer) else None)
+        layout = tokenizer.chat_template or (OUR_LAYOUT if tokenizer.special.keys() >= set(SPECIAL_TOKENS) else None)
+        (directory / "chat_template.jinja").unlink(missing_ok=True)  # an older model's would be read in place of it
         template = {"chat_template": layout} if layout else {}
         settings = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
         write_json(directory / "tokenizer_config.json", settings | names | template)
@@ -71,12 +72,8 @@ def load(path: Path | str, dtype: torch.dtype | None = None) -> tuple[GPT, Token
     with errors_of(path):
         if not path.exists():
             raise FileNotFoundError(f"{path} is missing: load takes a path; only commands take short names")
-        if path.is_dir():
-            config, stored, tokenizer = _read_directory(path)
-            family = family_of(config)
-        else:
-            config, stored, tokenizer = gguf.read(regular_file(path))
-            family = gguf.LLAMA
+        config, stored, tokenizer = _read_directory(path) if path.is_dir() else gguf.read(regular_file(path))
+        family = family_of(config) if path.is_dir() else gguf.LLAMA
 
         weights = weights_from_disk(stored, _parameters(config), config, family, dtype)
         with torch.device("meta"), _NoDraws():  # shapes without memory: the file's weights come in their place
@@ -95,16 +92,17 @@ def _match_rows(model: GPT, tokenizer: Tokenizer) -> GPT:
     if ids > rows:
         name = tokenizer.token_bytes(ids - 1).decode(errors="replace")
         raise ValueError(f"the tokenizer has {ids} ids and the model {rows} embedding rows: {name!r:.40} has none")
-    if ids < rows:
+    spare = set(range(rows)) - set(tokenizer.ranks.values()) - set(tokenizer.special.values())
+    if spare:
         model.__class__ = SpareRows
-        model.spare_ids = range(ids, rows)
+        model.spare_ids = sorted(spare)
     return model
 
 
 class SpareRows(GPT):
-    """A model with more embedding rows than the tokenizer has ids, as many are: their number is rounded up."""
+    """A model with rows that are no token: beyond the last id, as their number is often rounded up, or between ids."""
 
-    spare_ids: range
+    spare_ids: list[int]
 
     def prefill(self, prompts: list[list[int]]) -> tuple[Tensor, object]:
         return self._without_spare(*super().prefill(prompts))
@@ -114,10 +112,6 @@ class SpareRows(GPT):
 
     def _without_spare(self, logits: Tensor, state: object) -> tuple[Tensor, object]:
         return logits.index_fill(-1, torch.tensor(self.spare_ids, device=logits.device), -torch.inf), state
-
-
-def _is_ours(tokenizer: Tokenizer) -> bool:
-    return tokenizer.special.keys() >= set(SPECIAL_TOKENS)
 
 
 def _special_names(tokenizer: Tokenizer) -> dict[str, str]:
@@ -133,7 +127,7 @@ def _read_directory(directory: Path) -> tuple:
     # the weights, in one file or in parts
     whole = directory / "model.safetensors"
     index = directory / "model.safetensors.index.json"
-    parts = [whole]
+    parts, names = [whole], {}
     if index.exists() and not whole.exists():
         names = read_json(index).get("weight_map")
         if not isinstance(names, dict) or not all(isinstance(n, str) and Path(n).name == n for n in names.values()):
@@ -145,49 +139,51 @@ def _read_directory(directory: Path) -> tuple:
         for name in stored.keys() & tensors.keys():
             raise ValueError(f"{part}: the tensor {name} is in another part, too")
         stored |= tensors
+        for name in {name for name in names if names[name] == part.name} - tensors.keys():
+            raise ValueError(f"{index}: weight_map says that {name:.80} is in {part.name}, which lacks it")
 
     return config, stored, _read_tokenizer(directory)
 
 
 def _read_tokenizer(directory: Path) -> Tokenizer | None:
-    if not (directory / "tokenizer.json").exists():
+    if not lexists(directory / "tokenizer.json"):
         return None
     settings = directory / "tokenizer_config.json"
-    settings = read_json(settings) if settings.exists() else {}
+    settings = read_json(settings) if lexists(settings) else {}  # a link that leads nowhere is no missing setting
 
-    # the chat template: a file of its own, or a setting, which may list several by name
+    # the chat template: a file of its own, or a setting, which may hold several by name
     template = directory / "chat_template.jinja"
-    template = read_text(template) if template.exists() else settings.get("chat_template")
+    template = read_text(template) if lexists(template) else settings.get("chat_template")
     if isinstance(template, list):
-        template = {each["name"]: each["template"] for each in template}
-        if "default" not in template:
-            raise ValueError(f"chat_template has the names {sorted(template)}; only one called 'default' is used")
-        template = template["default"]
+        template = {each["name"]: each["template"] for each in template if isinstance(each, dict)}
+    template = template.get("default", template) if isinstance(template, dict) else template
     if not isinstance(template, str | None):
-        raise ValueError(f"chat_template is {template!r:.80}; it must be text, or a list of named texts")
+        raise ValueError(f"chat_template is {template!r:.80}; must be text, or texts by name, one of them 'default'")
 
-    # special tokens by their names, or objects that hold the name; every file's ids of those that end an answer
-    found = {key: settings[key] for key in NAMED_TOKENS if settings.get(key)}
-    names = {key: name if isinstance(name, str) else name["content"] for key, name in found.items()}
+    # special tokens by their names, or objects that hold the name
+    found = {key: settings[key] for key in NAMED_TOKENS if settings.get(key) not in (None, "")}
+    names = {key: name.get("content") if isinstance(name, dict) else name for key, name in found.items()}
+    end = names.get("eos_token")
+    content = read_text(directory / "tokenizer.json")
+    tokenizer = from_json(content, end if isinstance(end, str) else END, template, names=names)
+    for key, name in names.items():
+        if not isinstance(name, str) or (name not in tokenizer.special and key != "unk_token"):
+            raise ValueError(f"{key} is {name!r:.40}; the tokenizer has no such special token")
+    names.pop("eos_token", None)
+
+    # every file's ids of those that end an answer
     ends = []
     for file in ("generation_config.json", "config.json"):
-        told = read_json(directory / file).get("eos_token_id") if (directory / file).exists() else None
-        ends += told if isinstance(told, list) else [] if told is None else [told]
-
-    content = read_text(directory / "tokenizer.json")
-    end = names.pop("eos_token", None)
-    tokenizer = from_json(content, end or END, template, names=names)
-    if template == OUR_LAYOUT and _is_ours(tokenizer):
-        tokenizer.chat_template = None  # it need not be rendered
-    for token_id in ends:
-        if type(token_id) is not int or not 0 <= token_id < tokenizer.vocab_size:
-            raise ValueError(f"eos_token_id is {token_id!r:.40}; must be an id from 0 to {tokenizer.vocab_size - 1}")
-    for key, name in names.items():
-        if name not in tokenizer.special and key != "unk_token":
-            raise ValueError(f"{key} is {name!r:.40}; the tokenizer has no such special token")
+        told = read_json(directory / file).get("eos_token_id") if lexists(directory / file) else None
+        for i in told if isinstance(told, list) else [] if told is None else [told]:
+            if type(i) is not int or not 0 <= i < tokenizer.vocab_size:
+                raise ValueError(f"{file}: eos_token_id is {i!r:.40}; must be an id below {tokenizer.vocab_size}")
+            ends.append(i)
     if end is None and ends and ends[0] in tokenizer.special_names:  # only the ids are told
         tokenizer = from_json(content, tokenizer.special_names[ends[0]], template, names=names)
     tokenizer.end_ids = tuple(dict.fromkeys([*tokenizer.end_ids, *ends]))
+    if template == OUR_LAYOUT and tokenizer.special.keys() >= set(SPECIAL_TOKENS):
+        tokenizer.chat_template = None  # it need not be rendered
     return tokenizer
 
 

@@ -26,7 +26,10 @@ SPLITS = {
 }
 NUMBERS = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}  # GGUF's types, as struct has them
 TEXT, ARRAY = 8, 9
-ORDINARY = 1  # the token type; all others are special in one way or another
+# What would change the computation or the ids, with its only value for us, and the sizes of a head.
+ONLY = {"rope.scaling.factor": 1, "rope.scale_linear": 1, "expert_count": 0}
+HEAD_SIZES = ("rope.dimension_count", "attention.key_length", "attention.value_length")
+ORDINARY, USER_DEFINED, UNUSED = 1, 4, 5  # token types; all others are special in one way or another
 LLAMA = Family(
     name="llama in GGUF",
     switches={"norm": "rmsnorm", "position": "rope", "mlp": "swiglu"},
@@ -135,9 +138,10 @@ def _config(fields: dict, names: set[str]) -> GPTConfig:
     told = {"bias": "blk.0.attn_q.bias" in names, "tied": "output.weight" not in names}
     config = shape_from_disk(LLAMA, found | told, "GGUF")
 
-    turned = fields.get("llama.rope.dimension_count", config.d_head)
-    if turned != config.d_head:
-        raise ValueError(f"llama.rope.dimension_count is {turned}; only the whole head, {config.d_head}, is supported")
+    # what we can't compute otherwise
+    for key, value in (ONLY | dict.fromkeys(HEAD_SIZES, config.d_head)).items():
+        if (told := fields.get(f"llama.{key}", value)) != value:
+            raise ValueError(f"llama.{key} is {told!r:.40}; only {value} is supported")
     return config
 
 
@@ -148,23 +152,30 @@ def _tokenizer(fields: dict) -> Tokenizer:
     if kind != "gpt2" or split not in SPLITS:
         raise ValueError(f"the tokenizer {kind!r} ({split!r}) is not supported; these are: gpt2 ({', '.join(SPLITS)})")
 
-    names = fields["tokenizer.ggml.tokens"]
-    types = fields["tokenizer.ggml.token_type"]
-    ids = {role: fields.get(f"tokenizer.ggml.{role}_token_id") for role in ("bos", "padding", "eot", "eom")}
+    # tokens by their types, and what the ids of some tokens mean
+    names, types = (fields[f"tokenizer.ggml.{key}"] for key in ("tokens", "token_type"))
+    if not isinstance(types, list) or len(types) != len(names) or {*map(type, names)} != {str} or USER_DEFINED in types:
+        raise ValueError("tokens and token_type must be lists of one length, with no token that a user has defined")
+    special = {name: i for i, (name, type_) in enumerate(zip(names, types)) if type_ not in (ORDINARY, UNUSED)}
+    ids = {role: fields.get(f"tokenizer.ggml.{role}_token_id") for role in ("bos", "eos", "padding", "eot", "eom")}
+    for role, i in ids.items():
+        if not (i is None or (type(i) is int and i in special.values())):
+            raise ValueError(f"tokenizer.ggml.{role}_token_id is {i!r:.40}; must be the id of a special token")
     roles = {"bos_token": ids["bos"], "pad_token": ids["padding"]}
     begins = fields.get("tokenizer.ggml.add_bos_token", split == "llama-bpe")  # llama.cpp's default, by the split
-    if begins and ids["bos"] is None:
-        raise ValueError("the key 'tokenizer.ggml.bos_token_id' is missing, and texts begin with it")
+    if ids["eos"] is None or (begins and ids["bos"] is None) or fields.get("tokenizer.ggml.add_eos_token"):
+        raise ValueError("eos_token_id or bos_token_id is missing, or add_eos_token puts an end after each text")
     return from_vocabulary(
         {name: i for i, (name, type_) in enumerate(zip(names, types)) if type_ == ORDINARY},
         [pair.split(" ") for pair in fields["tokenizer.ggml.merges"]],
-        {name: i for i, (name, type_) in enumerate(zip(names, types)) if type_ != ORDINARY},
+        special,
+        whole_words=split == "llama-bpe",  # as llama.cpp has it
         split=SPLITS[split],
-        end=names[fields["tokenizer.ggml.eos_token_id"]],
+        end=names[ids["eos"]],
         start=[ids["bos"]] if begins else [],
         end_ids=[ids[role] for role in ("eot", "eom") if ids[role] is not None],
         chat_template=fields.get("tokenizer.chat_template"),
-        names={role: names[i] for role, i in roles.items() if i is not None and types[i] != ORDINARY},
+        names={role: names[i] for role, i in roles.items() if i is not None},
     )
 
 

@@ -36,18 +36,15 @@ LLAMA = Family(
         "tie_embeddings": "tie_word_embeddings", "bias": "attention_bias", "dropout": "attention_dropout",
     },
     modules={
-        "token_embedding": "model.embed_tokens", "blocks": "model.layers",
-        "attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm",
+        "token_embedding": "model.embed_tokens", "blocks": "model.layers", "final_norm": "model.norm",
+        "attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm", "head": "lm_head",
         "attention.query": "self_attn.q_proj", "attention.key": "self_attn.k_proj",
         "attention.value": "self_attn.v_proj", "attention.output": "self_attn.o_proj",
         "mlp.gate": "mlp.gate_proj", "mlp.up": "mlp.up_proj", "mlp.down": "mlp.down_proj",
-        "final_norm": "model.norm", "head": "lm_head",
     },
     fixed={"architectures": ["LlamaForCausalLM"], "hidden_act": "silu"},
-    defaults={
-        "num_key_value_heads": None, "rope_theta": 10_000.0, "tie_word_embeddings": False,
-        "attention_bias": False, "attention_dropout": 0.0,
-    },
+    defaults={"num_key_value_heads": None, "rope_theta": 10_000.0, "tie_word_embeddings": False,
+              "attention_bias": False, "attention_dropout": 0.0},
 )  # fmt: skip
 GPT2 = Family(
     name="gpt2",
@@ -84,7 +81,6 @@ RANGES = {
 }  # fmt: skip
 # Not weights: older files also hold the causal mask and the rotary frequencies.
 BUFFERS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
-EARLIER = "saved by an earlier version, which kept query, key and value in one matrix: train the model again"
 
 
 def family_of(config: GPTConfig) -> Family:
@@ -123,8 +119,6 @@ def config_from_disk(content: dict) -> GPTConfig:
     kind = content.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
         raise ValueError(f"config.json: model_type {kind!r:.40} is not supported, only {', '.join(FAMILIES)}")
-    if kind == "minigpt" and "kernels" in content:
-        raise ValueError(f"config.json: {EARLIER}")
 
     # the numbers; those of rotary angles may stand in three places
     rope = _rotary(content)
@@ -238,6 +232,8 @@ def weights_from_disk(
         parts = _turn(tensor, name, family).split([len(expected[one]) for one in ours])
         wide = dtype or torch.promote_types(tensor.dtype, torch.float32)
         weights |= {one: _laid_out(part, wide) for one, part in zip(ours, parts)}
+    if len({tensor.dtype for tensor in weights.values()}) > 1:  # some were in double precision
+        weights = {one: _laid_out(tensor, torch.float64) for one, tensor in weights.items()}
     if config.tie_embeddings:
         head = weights["head.weight"] = weights["token_embedding.weight"]
         if tied_head in stored and not torch.equal(stored[tied_head].read().to(head.dtype), head):

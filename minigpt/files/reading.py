@@ -36,7 +36,7 @@ def read_text(path: Path) -> str:
     if regular_file(path).stat().st_size > MOST_TEXT:
         raise ValueError(f"{path}: larger than {MOST_TEXT >> 20} MiB")
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as problem:
         raise ValueError(f"{path}: not UTF-8 text (at byte {problem.start})") from problem
 

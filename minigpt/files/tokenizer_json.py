@@ -18,8 +18,9 @@ CHAR_TO_BYTE = {char: byte for byte, char in BYTE_TO_CHAR.items()}
 # What else a tokenizer.json may say: the values by which a text gets the same ids as from us.
 ABSENT = [None, False, ""]
 SUPPORTED = {
-    "type": ["BPE", None], "normalizer": ABSENT, "truncation": ABSENT, "padding": ABSENT, "dropout": ABSENT,
-    "continuing_subword_prefix": ABSENT, "end_of_word_suffix": ABSENT, "byte_fallback": ABSENT,
+    "version": ["1.0"], "type": ["BPE", None], "ignore_merges": [*ABSENT, True], "normalizer": ABSENT,
+    "truncation": ABSENT, "padding": ABSENT, "dropout": ABSENT, "byte_fallback": ABSENT,
+    "continuing_subword_prefix": ABSENT, "end_of_word_suffix": ABSENT,
 }  # fmt: skip
 MOST_IDS, MOST_BYTES = 2**22, 1000
 # The patterns that `regex`, tiktoken and `tokenizers` read alike: alternatives of classes, characters and short groups,
@@ -69,21 +70,19 @@ def _merges(tok: Tokenizer) -> list[list[str]]:
     for token in tok.tokens:
         pairs = [(token[:i], token[i:]) for i in range(1, len(token))]
         known = [(a, b) for a, b in pairs if a in tok.ranks and b in tok.ranks]
-        known.sort(key=lambda pair: (tok.ranks[pair[0]], tok.ranks[pair[1]]))
-        merges += [[_as_text(a), _as_text(b)] for a, b in known]
+        merges += [[*map(_as_text, pair)] for pair in sorted(known, key=lambda pair: [*map(tok.ranks.get, pair)])]
     return merges
 
 
 def _start_to_json(tok: Tokenizer) -> dict | None:
     """What puts the start before a text; not for our own models, whose prompts in a chat begin without it."""
-    if not tok.start or PROMPT in tok.special:
+    if not tok.start or (PROMPT in tok.special and tok.start == [tok.special.get(tok.end)]):
         return None
     names = [tok.special_names[i] for i in tok.start]
     known = {name: {"id": name, "ids": [tok.special[name]], "tokens": [name]} for name in names}
     start = [{"SpecialToken": {"id": name, "type_id": 0}} for name in names]
     first, second = ({"Sequence": {"id": text, "type_id": 0}} for text in "AB")
-    single, pair = [*start, first], [*start, first, second]
-    return dict(type="TemplateProcessing", single=single, pair=pair, special_tokens=known)
+    return dict(type="TemplateProcessing", single=[*start, first], pair=[*start, first, second], special_tokens=known)
 
 
 def from_json(content: str, end: str = END, chat_template: str | None = None, **other) -> Tokenizer:
@@ -100,8 +99,10 @@ def from_json(content: str, end: str = END, chat_template: str | None = None, **
 
         special = {token["content"]: token["id"] for token in parsed["added_tokens"]}
         for token in parsed["added_tokens"]:
-            if token.get("special") is not True or model["vocab"].get(token["content"], token["id"]) != token["id"]:
-                raise ValueError(f"the added token {token['content']!r:.40} is not special, or has two ids")
+            two_ids = model["vocab"].get(token["content"], token["id"]) != token["id"]
+            if token.get("special") is not True or two_ids or any(map(token.get, ("single_word", "lstrip", "rstrip"))):
+                raise ValueError(f"the added token {token['content']!r:.40} isn't special, has two ids or takes spaces")
+        start = [special[name] for name in _start_from_json(parsed, special)]
 
         return from_vocabulary(
             {name: i for name, i in model["vocab"].items() if name not in special},
@@ -110,7 +111,7 @@ def from_json(content: str, end: str = END, chat_template: str | None = None, **
             whole_words=model.get("ignore_merges", False),
             split=_split_from_json(parsed["pre_tokenizer"]),
             end=end,
-            start=None if PROMPT in special else [special[name] for name in _start_from_json(parsed, special)],
+            start=start if start or PROMPT not in special else None,
             chat_template=chat_template,
             **other,
         )
@@ -139,7 +140,7 @@ def from_vocabulary(
         tokens[i] = bytes(CHAR_TO_BYTE[char] for char in name)
 
     # merges that make them
-    made = [vocab[a + b] if a in vocab and b in vocab else -1 for a, b in merges]
+    made = [vocab.get("".join(pair), -1) if len(pair) == 2 and vocab.keys() >= {*pair} else -1 for pair in merges]
     if made != sorted(made) or -1 in made:
         raise ValueError("the merges must join known tokens, and be in the order of the ids that they make")
     for name in vocab.keys() - {_as_text(tokens[i]) for i in made}:
@@ -193,7 +194,7 @@ def _start_from_json(parsed: dict, special: dict[str, int]) -> list[str]:
         *names, text = part["single"] if part["type"] == "TemplateProcessing" else [None]
         names = [piece["SpecialToken"]["id"] for piece in names]
         told = [part["special_tokens"][name]["ids"] for name in names]
-        if not text or "Sequence" not in text or told != [[special[name]] for name in names]:
+        if not text or text.get("Sequence", {}).get("id") != "A" or told != [[special[name]] for name in names]:
             raise ValueError(f"post_processor is {part!r:.200}; only special tokens before a text are supported")
         start += names
     return start

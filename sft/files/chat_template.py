@@ -88,7 +88,7 @@ def _render(tok: Tokenizer, messages: list[dict], opened: bool) -> str:
 
 
 def _refusal(tok: Tokenizer, why: str) -> ValueError:
-    return ValueError(f"the chat template {tok.chat_template[:80]!r} {why}")
+    return ValueError(f"the chat template {tok.chat_template[:80]!r} {' '.join(why.split())}")
 
 
 def _found(tok: Tokenizer, message: dict, text: str) -> None:

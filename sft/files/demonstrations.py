@@ -11,11 +11,9 @@ from ..template import ROLES, Message, split_system
 
 # The keys of a prompt, of what may follow it after an empty line, and of the response.
 PAIRS = [
-    ("prompt", None, "response"),
-    ("prompt", None, "completion"),  # TRL
-    ("instruction", "input", "output"),  # Alpaca; MathInstruct, without an input
-    ("inputs", None, "targets"),  # FLAN
-]
+    ("prompt", None, "response"), ("prompt", None, "completion"),  # ours; TRL's
+    ("instruction", "input", "output"), ("inputs", None, "targets"),  # Alpaca's and MathInstruct's; FLAN's
+]  # fmt: skip
 
 
 def read_examples(path: Path | str, skipped: list[str] | None = None) -> list[Example]:
