@@ -469,6 +469,19 @@ def test_a_gguf_file_is_opened_for_reading_alone(tmp_path, wide, monkeypatch):
     assert set(modes) == {"rb"}
 
 
+@pytest.mark.parametrize("version", [1, 2, 3, 4])
+def test_gguf_of_versions_2_and_3_is_read(tmp_path, wide, version):
+    path = tmp_path / "model.gguf"
+    write_gguf(path, wide(), {})
+    whole = path.read_bytes()
+    path.write_bytes(whole[:4] + version.to_bytes(4, "little") + whole[8:])
+    if version in (2, 3):  # 3 adds files of big-endian machines, which have another number here
+        load(path)
+    else:
+        with pytest.raises(ValueError, match=f"^{path}: not a GGUF file of version 2 or 3"):
+            load(path)
+
+
 def test_a_gguf_file_whose_tensors_need_more_bytes_than_it_has_is_refused(tmp_path, wide):
     from gguf import GGUFReader
 
