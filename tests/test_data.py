@@ -38,6 +38,9 @@ def test_a_token_file_is_read_as_it_was_written(tmp_path, written, vocab_size, d
     assert (tokens.dtype, len(tokens)) == (dtype, count)
     assert tokens.tolist() == laid_out(written).tolist()
     assert isinstance(tokens, np.memmap)  # a corpus may exceed memory
+    np.save(tmp_path / "numpy.npy", laid_out(written).astype(dtype))  # byte for byte the file that NumPy writes
+    assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "numpy.npy").read_bytes()
+    (tmp_path / "numpy.npy").unlink()
     assert [file.name for file in tmp_path.iterdir()] == ["a.npy"]
 
 

@@ -110,8 +110,12 @@ EQUIVALENT = {
         "where one kernel becomes faster than another; both give the same",
     ("minigpt/fast/muon.py", "Muon", "rows > columns -> rows >= columns"):
         "a square matrix may be transposed: its directions come out transposed, and so are the weights",
+    ("minigpt/files/huggingface.py", "_laid_out", "2 -> 3 in return (by_columns if dtype.itemsize > 2 else by_columns.contiguous()).copy_(tensor)"):
+        "no number type has three bytes",
     ("minigpt/files/token_file.py", "write_ids", "0 -> 1 in header = {'descr': np.lib.format.dtype_to_descr(dtype), 'fortran_order': False, 'shape': (0,)}"):
         "it keeps the place of the header that is written at the end",
+    ("sft/files/sandbox.py", "Sandbox", "max(abs(left), abs(right)) > 1000000.0 -> max(abs(left), abs(right)) >= 1000000.0"):
+        "no rule tells numbers of just this size from those a little larger",
     ("sft/files/sandbox.py", "compiled", "len(source) > LONGEST -> len(source) >= LONGEST"):
         "no rule tells a template of just this length from one a character longer",
 }  # fmt: skip
