@@ -16,7 +16,7 @@ def main() -> None:
     parser.add_argument("--model", default="base", help="base, sft, smollm or a run directory (default: %(default)s)")
     parser.add_argument(
         "--runs",
-        type=whole(2),
+        type=whole(2, 1000),
         default=5,
         help="runs of each algorithm, at least 2, to see whether a second one differs",
     )

@@ -67,14 +67,16 @@ def patterns_in(text: str) -> list[str]:
 def pretrain_on_files(args: argparse.Namespace, device: str) -> None:
     """Prepare the text unless a run is resumed, train, and report."""
     from minigpt import GPTConfig, TrainConfig
-    from scripts.support.pretraining import begin_run
+    from scripts.support.pretraining import begin_run, check_memory
     from scripts.support.stop_and_resume import fingerprint, prepared_files
-    from scripts.support.torchrun import once
+    from scripts.support.torchrun import once, processes
 
     # bad numbers are refused before any work
     shape = {name: getattr(args, name) for name in SHAPE}
     schedule = {name: getattr(args, name) for name in SCHEDULE}
-    settings = asdict(GPTConfig(vocab_size=args.vocab_size, **shape)) | asdict(TrainConfig(**schedule, seed=args.seed))
+    config = GPTConfig(vocab_size=args.vocab_size, **shape)
+    settings = asdict(config) | asdict(TrainConfig(**schedule, seed=args.seed))
+    check_memory(config, args.batch_size, processes() if args.shard else 1)
 
     # what a run depends on is noted, so that it is resumed with the same
     settings |= {"batch_size": args.batch_size, "data": fingerprint(args.data)}

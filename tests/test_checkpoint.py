@@ -342,7 +342,7 @@ def test_a_checkpoint_of_an_earlier_version_is_refused_by_name(tmp_path):
     save_checkpoint(tmp_path, earlier, TrainState(1, {}), settings | {"kernels": "fused"})
     model = tiny()
     for asked in (None, settings):
-        with pytest.raises(ValueError, match="step-1: (the tensors are those of another model|saved by another run)"):
+        with pytest.raises(ValueError, match=r"step-1: (the tensors are those of another model|saved by another run)"):
             load_checkpoint(tmp_path, model, asked)
     assert torch.equal(model(IDS), tiny()(IDS))
 

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,12 +17,13 @@ from conftest import TEXTS, tiny
 from helpers import call, need, refuses
 from test_writing import killed_at
 
-from minigpt import load, save
+from minigpt import GPT, GPTConfig, load, save
 from minigpt.files.checkpoint import checkpoints
 from scripts import ask, chat, compare, demo, experiments, finetune, generate, pretrain, show_sft, tokens, twin
 from scripts.lab import bench, bench_tokenizer, claims, mutants, race
 from scripts.playground import __main__ as playground
 from scripts.support import models, terminal
+from scripts.support.pretraining import check_memory
 from scripts.support.run_directory import locked, save_anew
 from scripts.support.stop_and_resume import LossLog
 
@@ -186,6 +188,10 @@ def test_a_knob_of_another_algorithm_is_refused_by_name(monkeypatch, capsys, fla
     [
         ["--batch-size", 0],
         ["--batch-size", 1.5],
+        ["--batch-size", 10**12],
+        ["--n-layers", 10**12],
+        ["--d-model", 10**12],
+        ["--d-ff", 10**12],
         ["--seed", -1],
         ["--save-every", -1],
         ["--resume", 0],
@@ -208,6 +214,21 @@ def test_pretraining_checks_every_number_before_it_deletes_anything(
     arguments = ["--data", tmp_path / "text.txt", "--out", model_directory, "--overwrite"]
     refuses(monkeypatch, capsys, "", pretrain, *arguments, *flags)
     assert {path: path.read_bytes() for path in model_directory.iterdir()} == before
+
+
+def test_what_a_model_and_a_batch_take_is_compared_with_the_machine_s_memory(monkeypatch):
+    config = GPTConfig(vocab_size=300, context_length=48, n_layers=2, n_heads=4, d_model=64, d_ff=96)
+    block = sum(parameter.numel() for parameter in GPT(config).blocks[0].parameters() if parameter.ndim == 2)
+    pages = {"SC_PHYS_PAGES": 2 * 16 * block, "SC_PAGE_SIZE": 1}
+    monkeypatch.setattr(os, "sysconf", pages.get, raising=False)
+    check_memory(config, batch_size=8)
+    check_memory(replace(config, n_layers=4), batch_size=8, shares=2)
+    with pytest.raises(
+        ValueError, match=r"--n-layers 3, --d-model 64, --d-ff 96: training takes .* of memory at least"
+    ):
+        check_memory(replace(config, n_layers=3), batch_size=8)
+    with pytest.raises(ValueError, match=r"--batch-size 1000000: training takes 0.2 GB of memory at least"):
+        check_memory(config, batch_size=10**6)
 
 
 @pytest.mark.parametrize(
@@ -238,6 +259,10 @@ def test_fine_tuning_checks_every_number_before_it_writes(
     ("module", "flags", "message"),
     [
         (mutants, ["--jobs", 0], "--jobs: '0'"),
+        (mutants, ["--jobs", 10**12], "--jobs: '1000000000000': must be a whole number, at least 1 and at most 256"),
+        (bench_tokenizer, ["--vocab-size", 10**12], "at most 4194304"),
+        (compare, ["--prompt", "a", "--runs", 10**12], "at most 1000"),
+        (twin, ["--steps", "9" * 5000], "--steps: '9999"),
         (demo, ["--seed", -1], "--seed: '-1'"),
         (twin, ["--steps", 0], "--steps: '0'"),
         (compare, ["--prompt", "a", "--runs", 1], "--runs: '1'"),

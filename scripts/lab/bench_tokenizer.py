@@ -64,7 +64,7 @@ def tokenizer_rows(text: str, vocab_size: int = VOCAB_SIZE, pairs: int = PAIRS) 
 def main() -> None:
     parser = Parser(__doc__, prog="scripts.lab.bench_tokenizer")
     parser.add_argument("--data", type=Path, help="a text file (default: the toy world's text)")
-    parser.add_argument("--vocab-size", type=whole(259), default=VOCAB_SIZE, help="(default: %(default)s)")
+    parser.add_argument("--vocab-size", type=whole(259, 2**22), default=VOCAB_SIZE, help="(default: %(default)s)")
     args = parser.parse_args()
     if args.data:
         from minigpt.files.text_files import read_corpus

@@ -265,7 +265,7 @@ def main() -> int:
     )
     parser.add_argument("--seed", type=whole(0), default=0, help="of the drawing (default 0)")
     parser.add_argument("--only", metavar="TEXT", default="", help="the faults whose function or change has this text")
-    parser.add_argument("--jobs", type=whole(1), default=2, help="how many at a time (default 2)")
+    parser.add_argument("--jobs", type=whole(1, 256), default=2, help="how many at a time (default 2)")
     parser.add_argument("--list", action="store_true", help="only show the faults")
     arguments = parser.parse_args()
 

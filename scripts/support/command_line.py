@@ -1,6 +1,7 @@
 """How every command runs: its flags are checked first, and a user's mistake is one line and exit status 2. No torch."""
 
 import argparse
+import math
 import os
 import shlex
 import sys
@@ -24,7 +25,7 @@ class Parser(argparse.ArgumentParser):
         raise ValueError(message)
 
 
-def whole(least: int = 1) -> Callable[[str], int]:
+def whole(least: int = 1, most: float = math.inf) -> Callable[[str], int]:
     """What reads a flag's whole number: `parser.add_argument("--steps", type=whole(1))`.
 
     >>> whole(0)("12")
@@ -32,9 +33,11 @@ def whole(least: int = 1) -> Callable[[str], int]:
     """
 
     def read(text: str) -> int:
-        if not (text.strip().lstrip("+").isdecimal() and int(text) >= least):
-            raise argparse.ArgumentTypeError(f"{text!r}: must be a whole number, at least {least}")
-        return int(text)
+        digits = text.strip().removeprefix("+")
+        if not (digits.isdecimal() and len(digits) < 1000 and least <= int(digits) <= most):
+            limit = "" if most == math.inf else f" and at most {most}"
+            raise argparse.ArgumentTypeError(f"{text[:40]!r}: must be a whole number, at least {least}{limit}")
+        return int(digits)
 
     return read
 

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import os
 import shutil
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -36,6 +37,25 @@ from scripts.support.measuring.text_loss import bits_per_byte
 from scripts.support.run_directory import refuse_existing, save_anew
 from scripts.support.stop_and_resume import LossLog, refuse_saves, stoppable
 from scripts.support.terminal import show_progress, show_reading
+
+
+def check_memory(config: GPTConfig, batch_size: int, shares: int = 1) -> None:
+    """ValueError for a model or a batch that is too large for this machine, by the least that it takes.
+
+    shares: how many processes split the model.
+    """
+    C, KD = config.d_model, config.n_kv_heads * config.d_head
+    block = 2 * C * (C + KD) + (3 if config.mlp == "swiglu" else 2) * C * config.d_ff
+    shape = f"--n-layers {config.n_layers}, --d-model {C}, --d-ff {config.d_ff}"
+    least = {
+        shape: 16 * config.n_layers * block // shares,  # fp32: weights, gradients and two moments
+        f"--batch-size {batch_size}": 200 * batch_size,  # the lists and the tensors of a row, however short it is
+    }
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else math.inf
+    for flags, size in least.items():
+        if size > memory:
+            has = f"this machine has {memory / 1e9:,.1f}"
+            raise ValueError(f"{flags}: training takes {size / 1e9:,.1f} GB of memory at least, {has}")
 
 
 def begin_run(args: argparse.Namespace) -> None:
