@@ -123,6 +123,13 @@ def test_make_passes_every_text_on_as_it_was_typed(course, text, target, variabl
     assert not (course / "x").exists()
 
 
+def test_make_drops_spaces_before_a_text_and_args_keep_them(course, monkeypatch, capsys, model_directory):
+    assert given(course, "tokens", "TEXT=  two  words  ") == ["--text=two  words  "]
+    [passed_on] = given(course, "tokens", "ARGS=--text ' hello'")
+    assert call(monkeypatch, tokens, passed_on, "--model", model_directory) == 0
+    assert " tokens for 6 bytes" in capsys.readouterr().out
+
+
 def test_make_runs_nothing_that_stands_in_args_or_in_an_unknown_variable(course):
     typed = "--seed 1; touch x `touch x` $(touch x)"
     assert given(course, "tokens", "TEXT=a", f"ARGS={typed}", "OTHER=$(shell touch x)") == [
