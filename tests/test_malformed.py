@@ -425,6 +425,9 @@ def test_tensors_that_share_bytes_or_reach_out_of_a_gguf_file_are_refused(gguf_f
     for place, value in ((at, 2**40), (at + 8, 2**62), (at + 20, 2**50)):
         gguf_file.write_bytes(whole[:place] + struct.pack("<Q", value) + whole[place + 8 :])
         refused(gguf_file)
+    wider = struct.pack("<I", 28)  # of 8 bytes a number in place of 4: it reaches into what belongs to the others
+    gguf_file.write_bytes(whole[: at + 16] + wider + whole[at + 20 :])
+    refused(gguf_file, "shares its bytes with another")
 
 
 def field(name: str, value: int) -> bytes:
