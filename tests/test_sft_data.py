@@ -123,7 +123,11 @@ GOOD = '{"prompt": "Q", "response": "A"}'
         ('{"messages": [{"role": "user"}]}', "'content' is missing"),
         ('{"messages": [{"content": "Q"}]}', "'role' is missing"),
         ('{"messages": [{"role": "human", "content": "Q"}]}', "'role' is 'human': must be one of system, user"),
-        ('{"messages": ["Q"]}', "'role' is missing"),
+        ('{"messages": ["Q"]}', "'role' is missing in 'Q'"),
+        ('{"messages": [{"from": "human", "value": "Q"}]}', "'role' is missing in {'from': 'human', 'value': 'Q'}"),
+        ('{"instruction": "Q", "input": 0, "output": "A"}', "'input' must be text, not 0"),
+        ('{"instruction": "Q", "input": false, "output": "A"}', "'input' must be text, not False"),
+        ('{"instruction": "Q", "instances": null}', "'output' is missing"),
         ('{"messages": null}', "'messages' must be a list"),
         ('{"messages": []}', "'messages' must be a list of at least one"),
         ('{"messages": [{"role": "user", "content": "Q"}]}', "no response to learn"),
@@ -151,7 +155,7 @@ def test_bad_rows_are_left_out_and_listed_when_asked(tmp_path, suffix):
     assert [each.source for each in read_examples(path, skipped)] == [f"{path}:1", f"{path}:{len(rows)}"]
     assert [problem.partition(": ")[0] for problem in skipped] == [f"{path}:{2 + i}" for i in range(len(bad))]
     assert "'response' is missing" in skipped[0]
-    with pytest.raises(ValueError, match="holds no demonstration"):
+    with pytest.raises(ValueError, match=rf"holds no demonstration.*b{suffix}:1: a row must be an object"):
         read_examples(write(tmp_path / f"b{suffix}", "3" if suffix == ".jsonl" else "[3]"), [])
 
 
@@ -338,6 +342,8 @@ def test_batches_are_mixed_row_by_row_and_padded_to_one_width(tok):
         ({"messages": None, "prompt": "Q", "response": "A"}, ["Q", "A"]),
         ({"prompt": "Q", "response": None, "inputs": "Q2", "targets": "A2"}, ["Q2", "A2"]),
         ({"prompt": "Q", "completion": "A"}, ["Q", "A"]),
+        ({"instances": None, "instruction": "Q", "output": "A"}, ["Q", "A"]),
+        ({"instances": None, "prompt": "Q", "response": "A"}, ["Q", "A"]),
         (
             {"prompt": [{"role": "user", "content": "Q"}], "completion": [{"role": "assistant", "content": "A"}]},
             ["Q", "A"],
@@ -350,8 +356,16 @@ def test_a_row_with_one_whole_pair_is_read_whatever_else_is_null(tmp_path, row, 
 
 
 def test_rows_by_line_in_a_json_file_get_a_hint_and_deep_ones_a_word(tmp_path):
-    with pytest.raises(ValueError, match=r"a\.json:2: not JSON .*one row per line is named \.jsonl"):
+    with pytest.raises(
+        ValueError, match=r"a\.json:2: not JSON .*\.jsonl has one row per line, \.json one list of rows"
+    ):
         read_examples(write(tmp_path / "a.json", GOOD, GOOD))
+    with pytest.raises(ValueError, match=r"c\.jsonl:1: not JSON .*\.json one list of rows"):
+        read_examples(write(tmp_path / "c.jsonl", "[", GOOD, "]"))
+    assert read_examples(write(tmp_path / "D.JSON", f"[{GOOD}]"))[0].source.endswith("D.JSON:1")
+    for name, text in (("e.json", "[" + "9" * 5000 + "]"), ("e.jsonl", "9" * 5000)):
+        with pytest.raises(ValueError, match=rf"{name}:1: not JSON \(Exceeds the limit"):
+            read_examples(write(tmp_path / name, text))
     for name in ("b.json", "b.jsonl"):
         with pytest.raises(ValueError, match="nested too deeply"):
             read_examples(write(tmp_path / name, "[" * 100_000))
@@ -364,6 +378,25 @@ def test_columns_that_are_not_read_are_named(tmp_path):
     row = {"messages": turns, "images": ["a.png"], "tools": [], "id": 7}
     (example,) = read_examples(write(tmp_path / "a.jsonl", json.dumps(row)))
     assert example.left_out == ("id", "images", "messages.name")
+
+
+@pytest.mark.parametrize(
+    "row, left_out",
+    [
+        (
+            {"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}], "prompt": "P"},
+            "prompt",
+        ),
+        ({"prompt": "Q", "response": "A", "completion": "C"}, "completion"),
+        ({"prompt": "Q", "response": "A", "instruction": "I", "output": "O"}, "instruction output"),
+        ({"prompt": "Q", "response": None, "inputs": "Q2", "targets": "A2"}, "prompt"),
+        ({"instruction": "I", "input": "", "output": "O"}, ""),
+        ({"instruction": "I", "instances": [{"input": "x", "output": "O"}], "output": "P"}, "output"),
+    ],
+)
+def test_a_pair_beside_the_one_that_is_read_is_named_too(tmp_path, row, left_out):
+    (example,) = read_examples(write(tmp_path / "a.jsonl", json.dumps(row)))
+    assert example.left_out == tuple(left_out.split())
 
 
 def test_rows_that_do_not_fit_are_named_and_so_are_empty_responses(tok, capsys):

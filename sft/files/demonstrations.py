@@ -4,6 +4,7 @@ import json
 import re
 from bisect import bisect
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from ..data import Example
@@ -32,7 +33,7 @@ def read_examples(path: Path | str, skipped: list[str] | None = None) -> list[Ex
 
     examples = []
     lines = enumerate(text.split("\n"), start=1)  # subtle: splitlines would also cut at U+2028 inside a string
-    rows = _json_rows(text, path) if path.suffix == ".json" else lines
+    rows = _json_rows(text, path) if path.suffix.lower() == ".json" else lines
     for line, row in rows:
         if not row.strip():
             continue
@@ -50,7 +51,7 @@ def read_examples(path: Path | str, skipped: list[str] | None = None) -> list[Ex
             skipped.append(f"{source}: {problem}")
 
     if not examples:
-        raise ValueError(f"{path}: holds no demonstration, at least one is needed")
+        raise ValueError("; ".join([f"{path}: holds no demonstration, at least one is needed", *(skipped or [])[:1]]))
     return examples
 
 
@@ -71,7 +72,7 @@ def messages_of(row: object) -> list[Message]:
             return [_message(item) for key in ("prompt", "completion") for item in _list(row, key)]
 
     # self-instruct's seed tasks: an instruction with worked instances, of which we take the first
-    if "instances" in row:
+    if row.get("instances") is not None:
         first = _list(row, "instances")[0]
         row = {"instruction": row.get("instruction"), **(first if isinstance(first, dict) else {})}
 
@@ -79,7 +80,7 @@ def messages_of(row: object) -> list[Message]:
     pairs = [pair for pair in PAIRS if pair[0] in row]
     for prompt, context, response in sorted(pairs, key=lambda pair: not _complete(row, pair)):
         question = _text(row, prompt)
-        if context and row.get(context):
+        if context and row.get(context) not in (None, ""):
             question += "\n\n" + _text(row, context)
         return [Message("user", question), Message("assistant", _text(row, response))]
     prompts = ", ".join(dict.fromkeys(repr(prompt) for prompt, _, _ in PAIRS))
@@ -95,8 +96,12 @@ def unused_columns(row: dict) -> tuple[str, ...]:
     read = {"messages", "instances", *(key for pair in PAIRS for key in pair)}
     items = [item for key in ("messages", "prompt", "completion") for item in row.get(key) or [] if type(item) is dict]
     inner = {f"messages.{key}" for item in items for key, value in item.items() if value}
-    outer = {key for key, value in row.items() if value}
-    return tuple(sorted((inner - {"messages.role", "messages.content"}) | (outer - read)))
+    outer = {key for key, value in row.items() if value and key not in read}
+    for key in [key for key in read & row.keys() if row[key]]:  # another pair, beside the one that is read
+        with suppress(ValueError):
+            if messages_of(row | {key: None}) == messages_of(row):
+                outer.add(key)
+    return tuple(sorted((inner - {"messages.role", "messages.content"}) | outer))
 
 
 def _complete(row: dict, pair: tuple) -> bool:
@@ -111,13 +116,9 @@ def _message(item: object) -> Message:
 def _json_rows(text: str, path: Path) -> Iterator[tuple[int, str]]:
     """Each row of a JSON list and the line on which it begins."""
     try:
-        rows = json.loads(text)
-    except json.JSONDecodeError as problem:
-        hint = "; a file with one row per line is named .jsonl" if problem.msg == "Extra data" else ""
-        where = f"{problem.msg} at column {problem.colno}"
-        raise ValueError(f"{path}:{problem.lineno}: not JSON ({where}{hint})") from problem
-    except RecursionError as problem:
-        raise ValueError(f"{path}: nested too deeply") from problem
+        rows = _parse(text)
+    except ValueError as problem:
+        raise ValueError(f"{path}:{getattr(problem.__cause__, 'lineno', 1)}: {problem}") from problem
     if not isinstance(rows, list):
         raise ValueError(f"{path}:1: must be a list of rows, or a .jsonl file with one row per line")
 
@@ -132,19 +133,19 @@ def _json_rows(text: str, path: Path) -> Iterator[tuple[int, str]]:
         yield bisect(line_ends, start) + 1, text[start:end]
 
 
-def _parse(row: str) -> object:
+def _parse(text: str) -> object:
     try:
-        return json.loads(row)
-    except json.JSONDecodeError as problem:
-        raise ValueError(f"not JSON ({problem.msg} at column {problem.colno})") from problem
-    except RecursionError as problem:
-        raise ValueError("nested too deeply") from problem
+        return json.loads(text)
+    except (RecursionError, ValueError) as problem:
+        said = "nested too deeply" if isinstance(problem, RecursionError) else getattr(problem, "msg", problem)
+        where = f" at column {problem.colno}" if isinstance(problem, json.JSONDecodeError) else ""
+        raise ValueError(f"not JSON ({said}{where}); .jsonl has one row per line, .json one list of rows") from problem
 
 
 def _text(row: object, key: str, choices: tuple[str, ...] = ()) -> str:
     value = row.get(key) if isinstance(row, dict) else None
     if value is None:
-        raise ValueError(f"the key {key!r} is missing")
+        raise ValueError(f"the key {key!r} is missing in {row!r:.60}")
     if not isinstance(value, str):
         raise ValueError(f"{key!r} must be text, not {value!r:.60}")
     if choices and value not in choices:
