@@ -11,6 +11,7 @@ from pathlib import Path
 
 from scripts.support.command_line import Parser, run
 from scripts.support.exercises.guide import TOPICS, Exercise
+from scripts.support.run_directory import read_rows
 
 ROOT = Path(__file__).parent.parent
 COPIED = ("plain_or_fast", "minigpt", "decoding", "sft", "scripts", "tests", "pyproject.toml")
@@ -120,10 +121,11 @@ def fold(text: str) -> list[str]:
 def next_hint(topic: str, directory: Path, number: int | None = None) -> list[str]:
     """The hints up to a number from 1 to 3; without one, one more than were shown before."""
     file = directory / "hints.json"
-    shown = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    count = number or min(shown.get(topic, 0) + 1, 3)
+    [shown] = read_rows(file)[:1] if file.is_file() else [{}]
+    seen = shown[topic] if type(shown.get(topic)) is int else 0
+    count = number or min(max(seen, 0) + 1, 3)
     directory.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(shown | {topic: max(count, shown.get(topic, 0))}), encoding="utf-8")
+    file.write_text(json.dumps(shown | {topic: max(count, seen)}), encoding="utf-8")
     lines = [f"{i} of 3: {hint}" for i, hint in enumerate(TOPICS[topic].hints[:count], 1)]
     return [part for line in lines for part in fold(line)]
 

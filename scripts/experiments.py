@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from scripts import finetune
 from scripts.support.command_line import Parser, file_name, run, whole
-from scripts.support.run_directory import locked, write_json
+from scripts.support.run_directory import locked, refuse_other_results, write_json
 from scripts.support.terminal import table, visible
 
 
@@ -92,6 +92,8 @@ def main() -> None:
     if not args.world.exists():
         raise FileNotFoundError(f"{args.world}: run `make demo` first")
 
+    for name in args.names or EXPERIMENTS:
+        refuse_other_results(args.out / name, "question")
     for name in args.names or EXPERIMENTS:
         with locked(args.out / name):
             perform(name, args)

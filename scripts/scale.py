@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 from scripts import sizes
 from scripts.support.command_line import Parser, file_name, run, whole
-from scripts.support.run_directory import locked, write_json
+from scripts.support.run_directory import locked, refuse_other_results, write_json
 from scripts.support.terminal import table
 
 SHAPE = {"vocab_size": 1024, "context_length": 128, "n_layers": 6, "n_heads": 6, "d_model": 384, "d_ff": 1024}
@@ -33,6 +33,7 @@ def main() -> None:
     if args.measure:
         measure_here(args.measure, args.out)
         return
+    refuse_other_results(args.out, "processes")
     with locked(args.out):
         rows = {name: started(name, 1 if alone else args.processes) for name, (*_, alone) in WAYS.items()}
         write_json(args.out / "results.json", {"processes": args.processes, **rows})

@@ -542,4 +542,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from scripts.support.command_line import run  # here: this file can be read and used by itself
+
+    run(main)

@@ -19,7 +19,7 @@ from test_writing import killed_at
 
 from minigpt import GPT, GPTConfig, load, save
 from minigpt.files.checkpoint import checkpoints
-from scripts import ask, chat, compare, demo, experiments, finetune, generate, pretrain, show_sft, tokens, twin
+from scripts import ask, chat, compare, demo, experiments, finetune, generate, pretrain, scale, show_sft, tokens, twin
 from scripts.lab import bench, bench_tokenizer, claims, mutants, race
 from scripts.playground import __main__ as playground
 from scripts.support import models, terminal
@@ -279,6 +279,8 @@ def test_fine_tuning_checks_every_number_before_it_writes(
         (bench, ["--pairs", 0], "--pairs: '0'"),
         (bench_tokenizer, ["--vocab-size", 100], "--vocab-size: '100'"),
         (race, ["--data", "a", "--steps", 0], "--steps: '0'"),
+        (race, ["--data", "a", "--out", ""], "--out: ''"),
+        (bench, ["--out", "a\0b"], "--out: 'a\\x00b'"),
         (playground, ["--port", 99999], "--port 99999: must be at most 65535"),
         (playground, ["--port", -1], "--port: '-1'"),
     ],
@@ -340,6 +342,7 @@ def test_closed_and_full_streams_end_a_command_quietly(model_directory):
         (f"{shell} >&-", 0),
         (f"{shell} > /dev/full", 1),
         (f"{shell} <&-", 0),
+        (f"{sys.executable} -m scripts.toyworld --people 4 --out '{model_directory.parent}/world' > /dev/full", 1),
         (f"{talk} <&- >&-", 0),
         (f"yes Who? | {talk} | true", 0),
         (f"yes Who? | {talk} > /dev/full", 1),
@@ -499,6 +502,64 @@ def test_a_run_goes_on_without_its_log_and_beside_a_copy_of_a_save(monkeypatch, 
     (tmp_path / "run" / "log.jsonl").unlink()
     assert call(monkeypatch, pretrain, *flags, "--resume") == 2  # no step is left
     assert "log.jsonl: holds no row" in capsys.readouterr().err and load(tmp_path / "run")
+
+
+ROW = {"step": 1, "loss": 5.0, "lr": 0.1, "grad_norm": 1.0, "tokens": 9, "seconds": 0.1, "val_loss": 5.0}
+DAMAGED = [
+    "",
+    "[1]",
+    "\0\0",
+    "[" * 100_000,
+    '{"step": 1}',
+    *(json.dumps(ROW | {name: wrong}) for name, wrong in (("step", "1"), ("step", None), ("step", True))),
+    *(json.dumps(ROW | {name: wrong}) for name, wrong in (("loss", "5"), ("seconds", 0.0), ("val_loss", "5"))),
+    json.dumps({name: value for name, value in ROW.items() if name != "tokens"}),
+]
+
+
+@pytest.mark.parametrize("line", DAMAGED, ids=lambda line: line[:60])
+def test_a_damaged_line_of_a_log_is_left_out_and_the_run_goes_on(tmp_path, line):
+    from scripts.support.pretraining import summary
+
+    whole = json.dumps(ROW | {"step": 2})
+    (tmp_path / "log.jsonl").write_text(f"{line}\n{whole}\n")
+    log = LossLog(tmp_path, done=3)
+    assert (tmp_path / "log.jsonl").read_text() == f"{whole}\n"
+    assert summary(log) == {"first_loss": 5.0, "val_loss": 5.0, "steps": 2, "tokens_per_second": 90}
+
+    (tmp_path / "log.jsonl").write_text(json.dumps({name: ROW[name] for name in ROW if name != "val_loss"}))
+    with pytest.raises(ValueError, match=r"log\.jsonl: the line of the last step is missing or damaged"):
+        summary(LossLog(tmp_path, done=3))
+
+
+@pytest.mark.parametrize("module", [pretrain, finetune])
+def test_a_linked_folder_of_saves_is_let_go_and_what_it_links_to_stays(
+    monkeypatch, tmp_path, model_directory, demonstrations, module
+):
+    (tmp_path / "text.txt").write_text(" ".join(TEXTS) * 60)
+    base = ["--data", tmp_path / "text.txt", *SMALL, "--save-every", 1, "--out", tmp_path / "run"]
+    assert call(monkeypatch, pretrain, *base) == 0
+    saves = tmp_path / "run" / "checkpoints"
+    before = sorted(path.name for path in saves.rename(tmp_path / "elsewhere").rglob("*"))
+    saves.symlink_to(tmp_path / "elsewhere")
+    tuning = ["--data", demonstrations, "--base", model_directory, "--out", tmp_path / "run", "--steps", 1]
+    assert call(monkeypatch, module, *(base if module is pretrain else tuning), "--overwrite") == 0
+    assert sorted(path.name for path in (tmp_path / "elsewhere").rglob("*")) == before
+    assert not saves.is_symlink() and load(tmp_path / "run")
+
+
+@pytest.mark.parametrize("content", ["mine", "{}", '{"sft": 1}', None])
+def test_results_that_another_command_made_are_not_written_over(monkeypatch, capsys, tmp_path, content):
+    (tmp_path / "replay").mkdir()
+    for path in (tmp_path / "results.json", tmp_path / "replay" / "results.json"):
+        path.write_text(content) if content else path.mkdir()
+    (tmp_path / "text.txt").write_text(" ".join(TEXTS) * 60)
+    here = ["--out", tmp_path]
+    refuses(monkeypatch, capsys, "results.json", scale, *here)
+    refuses(monkeypatch, capsys, "results.json", bench, *here)
+    refuses(monkeypatch, capsys, "results.json", race, "--data", tmp_path / "text.txt", *here)
+    refuses(monkeypatch, capsys, "results.json", experiments, "replay", "--world", tmp_path, *here)
+    assert not content or (tmp_path / "results.json").read_text() == content
 
 
 @pytest.mark.parametrize("other_shape", [False, True])

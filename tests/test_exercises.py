@@ -200,6 +200,13 @@ def test_hints_come_one_by_one_or_as_many_as_asked(monkeypatch, capsys, tmp_path
 
     shown = [hinted().count(" of 3: ") for _ in range(4)]
     assert shown == [1, 2, 3, 3] and hinted("--n", 2).count(" of 3: ") == 2
+    hints = tmp_path / "exercises" / "hints.json"
+    for odd in ('{"top_p": "3"}', '{"top_p": -9}'):
+        hints.write_text(odd)
+        assert hinted().count(" of 3: ") == 1
+    for damaged in ("", "{", "[1]", "[" * 100_000):
+        hints.write_text(damaged)
+        refuses(monkeypatch, capsys, f"{hints}:", exercise, "--hint", "--topic", "top_p")
     refuses(monkeypatch, capsys, "--topic is missing", exercise, "--hint")
     refuses(monkeypatch, capsys, "'wisdom' is not a topic", exercise, "--hint", "--topic", "wisdom")
 

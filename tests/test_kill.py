@@ -180,6 +180,16 @@ def test_a_run_goes_on_with_its_own_settings_only(tmp_path, flags, capsys):
         assert contents(tmp_path) == before, change
 
 
+def test_a_text_with_brackets_in_its_name_is_compared_too(tmp_path, flags, capsys):
+    text = (tmp_path / "text.txt").rename(tmp_path / "[EN] text.txt")
+    flags = ["--data", text, *flags[2:], "--steps", 3, "--save-every", 1, "--out", tmp_path / "run"]
+    assert call(*flags) == 0
+    text.write_text("Another text. " * 400)
+    refused(capsys, "saved by another run.*: data='.*', it was '", *flags, "--resume", 2)
+    text.unlink()
+    refused(capsys, r"text\.txt: no such file", *flags, "--resume", 2)
+
+
 def test_what_can_not_be_gone_on_from_is_refused(tmp_path, flags, capsys):
     flags += ["--steps", 4, "--save-every", 1, "--out", tmp_path / "run"]
     refused(capsys, "no run to resume", *flags, "--resume")

@@ -50,8 +50,8 @@ def beside(path: Path) -> Path:
 
 
 def remove(path: Path) -> None:
-    """Delete a file or a directory, if it exists. A kill in between leaves no half of a directory under its name."""
-    if not path.is_dir():
+    """Delete a file, a link or a directory, if it exists. A kill leaves no half of a directory under its name."""
+    if path.is_symlink() or not path.is_dir():
         path.unlink(missing_ok=True)
         return
     hidden = path.with_name(f".{path.name.lstrip('.')}.removed")

@@ -5,6 +5,7 @@ python -m scripts.lab.bench --out runs/bench
 With one thread the processor's time is taken, which other programs hardly disturb; with more, the clock's.
 """
 
+import argparse
 import platform
 import statistics
 import tempfile
@@ -14,8 +15,8 @@ from functools import partial
 from pathlib import Path
 
 from scripts.lab.bench_tokenizer import CHARACTERS, tokenizer_rows
-from scripts.support.command_line import Parser, run, whole
-from scripts.support.run_directory import write_json
+from scripts.support.command_line import Parser, file_name, run, whole
+from scripts.support.run_directory import locked, refuse_other_results, write_json
 from scripts.support.terminal import table
 
 PAIRS, PROMPT, NEW_TOKENS, TOP_P, WIDTH = 5, 16, 64, 0.9, 5
@@ -186,11 +187,18 @@ def show(rows: list[dict], contexts: list[dict]) -> None:
 
 def main() -> None:
     parser = Parser(__doc__, prog="scripts.lab.bench")
-    parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="(default: %(default)s)")
+    parser.add_argument("--out", type=file_name, default=Path("runs/bench"), help="(default: %(default)s)")
     parser.add_argument("--pairs", type=whole(), default=PAIRS, help="timed rounds per row (default: %(default)s)")
     parser.add_argument("--threads", type=whole(), help="of PyTorch; OPENBLAS_NUM_THREADS sets NumPy's")
     parser.add_argument("--small", action="store_true", help="leave out the models of GPT-2's size")
     args = parser.parse_args()
+    refuse_other_results(args.out, "read_bandwidth")
+    with locked(args.out):
+        measure(args)
+
+
+def measure(args: argparse.Namespace) -> None:
+    """Time everything, write the ratios down and draw them."""
     import torch
     from transformers.utils import logging
 
@@ -200,7 +208,6 @@ def main() -> None:
     logging.set_verbosity_error()
     if args.threads:
         torch.set_num_threads(args.threads)
-    args.out.mkdir(parents=True, exist_ok=True)
     bandwidth, threads = read_bandwidth(), torch.get_num_threads()
     print(f"  {threads} threads, reading {bandwidth / 1e9:.0f} GB/s")
 

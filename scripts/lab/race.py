@@ -7,8 +7,8 @@ import argparse
 import statistics
 from pathlib import Path
 
-from scripts.support.command_line import Parser, run, whole
-from scripts.support.run_directory import write_json
+from scripts.support.command_line import Parser, file_name, run, whole
+from scripts.support.run_directory import locked, refuse_other_results, write_json
 from scripts.support.terminal import table
 
 # What nanoGPT's documented CPU recipe ends at after 2,000 steps, over the whole validation split of tiny Shakespeare.
@@ -21,17 +21,16 @@ EVENING_TARGET = 1.4697  # what nanoGPT documents for 10.7 M parameters and minu
 def main() -> None:
     parser = Parser(__doc__, prog="scripts.lab.race")
     where = "tiny Shakespeare is data/tinyshakespeare/input.txt of github.com/karpathy/char-rnn"
-    parser.add_argument("--data", type=Path, required=True, help=f"a text; {where}")
-    parser.add_argument("--out", type=Path, default=Path("runs/race"), help="(default: %(default)s)")
+    parser.add_argument("--data", type=file_name, required=True, help=f"a text; {where}")
+    parser.add_argument("--out", type=file_name, default=Path("runs/race"), help="(default: %(default)s)")
     parser.add_argument("--seeds", type=whole(), default=3, help="how many runs (default: %(default)s)")
     parser.add_argument("--short", action="store_true", help="leave out the runs of the peer's length")
     parser.add_argument("--evening", action="store_true", help=f"only a larger model, down to {EVENING_TARGET}: longer")
     parser.add_argument("--steps", type=whole(), help="of a run to the target (default: the recipe's)")
     args = parser.parse_args()
-    if args.evening:
-        evening(args)
-    else:
-        beside_peer(args)
+    refuse_other_results(args.out, "peer_seconds")
+    with locked(args.out):
+        (evening if args.evening else beside_peer)(args)
 
 
 def evening(args: argparse.Namespace) -> None:
@@ -40,7 +39,6 @@ def evening(args: argparse.Namespace) -> None:
     from scripts.support.measuring.text_loss import told
 
     text, recipe = racer.read_characters(args.data), with_steps(racer.EVENING, args.steps)
-    args.out.mkdir(parents=True, exist_ok=True)
     seeds = [{"seed": seed} | racer.race(text, recipe, seed) for seed in range(args.seeds)]
     write_json(args.out / "evening.json", {"target": EVENING_TARGET, "seeds": seeds})
 
@@ -56,7 +54,6 @@ def beside_peer(args: argparse.Namespace) -> None:
 
     text, recipe = racer.read_characters(args.data), with_steps(racer.SPRINT, args.steps)
     known = (len(text.training) + len(text.validation), text.vocab_size) == TINY_SHAKESPEARE
-    args.out.mkdir(parents=True, exist_ok=True)
 
     # sprints, and parts of the peer's run between them, so that both meet the machine at the same pace
     peer_batches = racer.crops(text.training, peer.BATCH, peer.CONTEXT, 0)

@@ -3,7 +3,6 @@
 import argparse
 import math
 import os
-import shutil
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -32,7 +31,7 @@ from minigpt.fast import processes
 from minigpt.files.text_files import read_corpus
 from minigpt.files.token_file import write_token_files
 from minigpt.files.tokenizer_json import to_json
-from minigpt.files.writing import write_text
+from minigpt.files.writing import remove, write_text
 from scripts.support.measuring.text_loss import bits_per_byte
 from scripts.support.run_directory import refuse_existing, save_anew
 from scripts.support.stop_and_resume import LossLog, refuse_saves, stoppable
@@ -66,7 +65,7 @@ def begin_run(args: argparse.Namespace) -> None:
     tok = prepare(read_corpus(args.data), args.out, args.vocab_size, args.context_length)
 
     # until the new model is written, there is none
-    shutil.rmtree(args.out / "checkpoints", ignore_errors=True)
+    remove(args.out / "checkpoints")
     (args.out / "config.json").unlink(missing_ok=True)
     write_text(args.out / "tokenizer.json", to_json(tok))
 
@@ -215,6 +214,8 @@ def validation_loss(model: GPT, tokens, tok: Tokenizer, config: TrainConfig) -> 
 def summary(log: LossLog) -> dict:
     """What a whole run's log says. ValueError when it was lost, and no step was left to be logged anew."""
     rows = log.rows()
+    if "val_loss" not in rows[-1]:
+        raise ValueError(f"{log.path}: the line of the last step is missing or damaged; the model itself is whole")
     speeds = [row["tokens"] / row["seconds"] for row in rows]
     return {
         "first_loss": rows[0]["loss"],

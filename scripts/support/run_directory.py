@@ -59,6 +59,15 @@ def refuse_foreign(directory: Path, made: Sequence[str], mark: str) -> None:
         raise ValueError(f"{directory / found[0]}: is there already, made by something else; choose another OUT=…")
 
 
+def refuse_other_results(directory: Path, key: str) -> None:
+    """ValueError if the directory's results.json lacks the key that a command's own results have: it is another's."""
+    from minigpt.files.reading import read_json
+
+    path = directory / "results.json"
+    if os.path.lexists(path) and not (path.is_file() and key in read_json(path)):
+        raise ValueError(f"{path}: is there already, made by something else; choose another OUT=…")
+
+
 def save_anew(directory: Path, model, tok) -> None:
     """Write a model where an older one may be: a kill in between leaves no model, never a mixture of the two."""
     from minigpt.files import directory as model_files

@@ -6,7 +6,6 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from glob import glob
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 from minigpt.fast import processes
 from minigpt.files.checkpoint import checkpoints
 from minigpt.files.reading import file_hash
+from minigpt.files.text_files import read_corpus
 from minigpt.files.writing import remove, write_text
 from scripts.support.plots import save_loss_plot
 from scripts.support.run_directory import read_rows
@@ -87,8 +87,7 @@ def refuse_saves(directory: Path, overwrite: bool) -> None:
 
 def fingerprint(patterns: Iterable[str]) -> str:
     """A hash of all files that match the patterns: a run is resumed only with the text that it began with."""
-    paths = [path for pattern in patterns for path in sorted(glob(str(pattern)))]
-    return sha256("".join(map(file_hash, paths)).encode()).hexdigest()[:16]
+    return sha256("".join(map(file_hash, read_corpus(patterns).paths)).encode()).hexdigest()[:16]
 
 
 def prepared_files(directory: Path) -> dict[str, str]:
@@ -100,12 +99,26 @@ def prepared_files(directory: Path) -> dict[str, str]:
     return {path.name: file_hash(path)[:16] for path in paths}
 
 
+LOGGED = {"step": int, "loss": float, "lr": float, "grad_norm": float, "tokens": int, "seconds": float}
+
+
+def is_whole(row: object) -> bool:
+    """Whether this is a row of a log as it was written, with numbers only."""
+    return (
+        isinstance(row, dict)
+        and all(type(row.get(name)) is kind for name, kind in LOGGED.items())
+        and type(row.get("val_loss", 0.0)) is float
+        and row["seconds"] > 0
+    )
+
+
 def step_of(line: str) -> float:
     """The step that a line of a log tells of; infinity if the line is damaged, as a kill may leave the last one."""
     try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):
+        row = json.loads(line)
+    except (ValueError, RecursionError):
         return math.inf
+    return row["step"] if is_whole(row) else math.inf
 
 
 CURVES = "tensorboard"  # a run's directory of them
