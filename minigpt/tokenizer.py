@@ -160,8 +160,7 @@ class Tokenizer:
             chunks.update(regex.findall(SPLIT, text))
         chunks = {chunk.encode(): count for chunk, count in chunks.items()}
 
-        single_bytes = [bytes([byte]) for byte in range(256)]
-        return cls(single_bytes + learn_merges(chunks, vocab_size - smallest), special_tokens)
+        return cls([bytes([i]) for i in range(256)] + learn_merges(chunks, vocab_size - smallest), special_tokens)
 
     @classmethod
     def gpt2(cls) -> "Tokenizer":

@@ -100,8 +100,8 @@ def example_batches(rows: Rows, batch_size: int, seed: int = 0) -> Batches:
 
 def epoch_picks(rows: Rows, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
     """The rows of each batch of an epoch: sort by length with some noise, cut, and shuffle the batches."""
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size}: must be at least 1")
+    if not hasattr(batch_size, "__index__") or batch_size < 1:
+        raise ValueError(f"batch_size={batch_size!r}: must be at least 1, a whole number")
     rng = np.random.default_rng([seed, epoch])
     lengths = np.array([len(ids) for ids in rows.ids])
     noise = rng.uniform(1, MIXING, len(lengths))

@@ -325,6 +325,15 @@ def test_a_pipe_in_a_checkpoint_is_never_read(tmp_path, name):
         load_checkpoint(tmp_path, tiny())
 
 
+@pytest.mark.parametrize("keep", [0, -1, 1.5, None, "2"])
+def test_a_number_of_saves_to_keep_below_1_is_refused_before_anything_is_written_or_deleted(tmp_path, keep):
+    saved_run(tmp_path, [1, 2])
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match=f"keep={keep!r}: must be at least 1, a whole number"):
+        save_checkpoint(tmp_path, tiny(), TrainState(3, {}), keep=keep)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def stacked(weights: dict) -> dict:
     """Weights as an earlier version named them: query, key and value in one matrix, and gate and up in another."""
     joined = {}

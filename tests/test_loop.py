@@ -324,6 +324,12 @@ def test_the_loop_trains_any_module_that_maps_ids_to_logits():
     assert steps[-1].loss < steps[0].loss - 0.5
 
 
+@pytest.mark.parametrize("precision", ["bf61", "", None, 16, "FP32"])
+def test_a_precision_that_there_is_none_of_is_refused_and_not_taken_for_fp32(precision):
+    with pytest.raises(ValueError, match=f"precision={precision!r}: must be fp32 or bf16 or auto"):
+        evaluate(tiny(), [batches(0)], precision=precision)
+
+
 @pytest.mark.parametrize("fast", [True, False])
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "auto"])
 def test_products_are_of_the_precision_that_was_asked_for(monkeypatch, precision, fast):

@@ -1,6 +1,7 @@
 """Demonstrations on disk in the formats that people have, and the batches made from them."""
 
 import json
+import math
 import os
 import time
 
@@ -309,6 +310,13 @@ def test_batches_are_of_about_one_size_and_hold_each_row_once(tok, lengths, batc
     picks = epoch_picks(rows, batch_size, seed=0, epoch=epoch)
     assert sorted(i for pick in picks for i in pick) == list(range(len(lengths)))
     assert max(map(len, picks)) - min(map(len, picks)) <= 1 and max(map(len, picks)) <= batch_size
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 1.5, math.nan, "2", None])
+def test_a_batch_size_that_is_no_whole_number_from_1_is_refused(tok, batch_size):
+    rows = encode_examples(tok, [Example([Message("user", "a"), Message("assistant", "b")])] * 3, 32)
+    with pytest.raises(ValueError, match=f"batch_size={batch_size!r}: must be at least 1, a whole number"):
+        example_batches(rows, batch_size)
 
 
 def test_rows_of_like_length_share_a_batch_so_little_is_padding(tok):

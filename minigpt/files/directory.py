@@ -141,7 +141,6 @@ def _read_directory(directory: Path) -> tuple:
         stored |= tensors
         for name in {name for name in names if names[name] == part.name} - tensors.keys():
             raise ValueError(f"{index}: weight_map says that {name:.80} is in {part.name}, which lacks it")
-
     return config, stored, _read_tokenizer(directory)
 
 
