@@ -8,6 +8,7 @@ from pathlib import Path
 from scripts.support.command_line import Parser, file_name, run, whole
 from scripts.support.run_directory import locked, refuse_foreign, write_json
 from scripts.support.strategies import NEW_TOKENS
+from scripts.support.terminal import visible
 
 
 def main() -> None:
@@ -38,7 +39,7 @@ def main() -> None:
         write_comparison(args.out, trace)
     comparison.show(trace)
     comparison.show_tasks(trace)
-    print(f"\n  pictures in {args.out}/compare.html, the data in {args.out}/trace.json")
+    print(visible(f"\n  pictures in {args.out}/compare.html, the data in {args.out}/trace.json"))
 
 
 if __name__ == "__main__":

@@ -109,7 +109,7 @@ def fine_tune_on_file(args: argparse.Namespace) -> None:
 
     # say what will be learnt
     picks = epoch_picks(training, demonstrations, args.seed, 0)
-    print(f"  {args.base}: {len(examples):,} demonstrations to learn from, {len(held_out):,} held out")
+    print(visible(f"  {args.base}: {len(examples):,} demonstrations to learn from, {len(held_out):,} held out"))
     if skipped:
         print(f"  {len(skipped):,} rows are invalid and are skipped")
     fine_tuning.show_data(training, picks, model.context_length)
@@ -154,8 +154,8 @@ def fine_tune_on_file(args: argparse.Namespace) -> None:
     }
     write_json(args.out / "results.json", results)
     fine_tuning.show_before_and_after(asked, before, after)
-    print(f"\n  in {args.out}: the model, log.jsonl, loss.png, results.json")
-    print(f"  talk to it: make chat MODEL={shlex.quote(str(args.out))}")
+    print(visible(f"\n  in {args.out}: the model, log.jsonl, loss.png, results.json"))
+    print(visible(f"  talk to it: make chat MODEL={shlex.quote(str(args.out))}"))
 
 
 if __name__ == "__main__":

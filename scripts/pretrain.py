@@ -11,6 +11,7 @@ from pathlib import Path
 
 from scripts.support.command_line import Parser, file_name, run, whole
 from scripts.support.run_directory import locked, write_json
+from scripts.support.terminal import visible
 
 # Measured on the toy world. Every name is one token at its natural vocabulary of about 1,230 ids.
 SHAPE = {"context_length": 128, "n_layers": 4, "n_heads": 4, "d_model": 128, "d_ff": 352, "dropout": 0.0}
@@ -110,9 +111,8 @@ def train_and_report(args: argparse.Namespace, device: str, shape: dict, schedul
         write_json(args.out / "results.json", result)
         print(f"  validation loss {told(result['val_loss'])} after {result['steps']} steps, ", end="")
         print(f"{result['bits_per_byte']:.3f} bits per byte of the text")
-        print(
-            f"  in {args.out}: the model, log.jsonl, loss.png; make generate MODEL={args.out} PROMPT=… continues a text"
-        )
+        there = f"in {args.out}: the model, log.jsonl, loss.png"
+        print(visible(f"  {there}; make generate MODEL={args.out} PROMPT=… continues a text"))
 
 
 def parsed() -> argparse.Namespace:

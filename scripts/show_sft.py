@@ -38,7 +38,7 @@ def main() -> None:
         fits = model.context_length + 1
         cut = f", {len(ids) - fits} more are cut off" if len(ids) > fits else ""
         ids, learn = ids[:fits], learn[:fits]
-        print(f"{example.source}: {sum(learn)} of {len(ids)} tokens learnt{cut}")
+        print(visible(f"{example.source}: {sum(learn)} of {len(ids)} tokens learnt{cut}"))
         print(f"  {marked(tok, ids, learn, sys.stdout.isatty())}")
 
     # count all

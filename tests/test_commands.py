@@ -366,8 +366,18 @@ def test_nothing_of_a_text_commands_the_terminal(monkeypatch, capsys, tmp_path, 
     looks = ["--runs", 2, "--max-new-tokens", 4, "--out", tmp_path / "compare"]
     assert call(monkeypatch, compare, "--prompt", HOSTILE, *small, *looks) == 0  # matplotlib reads $$ as mathematics
     assert call(monkeypatch, generate, "--prompt", "a", "--model", tmp_path / HOSTILE) == 2
-    tuning = ["--data", demonstrations, "--base", model_directory, "--out", tmp_path / "$tuned$", "--steps", 1]
-    assert call(monkeypatch, finetune, *tuning) == 0
+    tuning = ["--base", model_directory, "--out", tmp_path / f"$tuned$ {HOSTILE.replace('/', '')}", "--steps", 1]
+    assert call(monkeypatch, finetune, "--data", demonstrations, *tuning) == 0
+    odd = demonstrations.rename(
+        tmp_path / f"{HOSTILE}.jsonl"
+    )  # the names of a file and of its columns, and empty answers
+    rows = [{"prompt": f"Say {number}", "response": "", HOSTILE: 1} for number in range(12)]
+    odd.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert call(monkeypatch, finetune, "--data", odd, *tuning, "--overwrite") == 0
+    assert call(monkeypatch, show_sft, "--data", odd, *small) == 0
+    (tmp_path / "text.txt").write_text(" ".join(TEXTS) * 60)
+    run_here = ["--data", tmp_path / "text.txt", *SMALL, "--out", tmp_path / f"base {HOSTILE}"]
+    assert call(monkeypatch, pretrain, *run_here) == 0
     said = capsys.readouterr()
     for code in ("\x1b]", "\x1b[2J", "\x07", "\u202e"):
         assert code not in said.out + said.err

@@ -43,7 +43,8 @@ def fitting(tok, examples: list[Example], context_length: int, skipped: list[str
         print(f"  {named(empty)}: an empty response, which teaches to say nothing")
     columns = Counter(column for example in examples for column in example.left_out)
     if columns:
-        print(f"  not read: {', '.join(f'{column} (in {count:,} rows)' for column, count in columns.most_common(9))}")
+        named_columns = ", ".join(f"{column} (in {count:,} rows)" for column, count in columns.most_common(9))
+        print(visible(f"  not read: {named_columns}"))
     return [example for example in examples if example.source in here]
 
 
@@ -58,7 +59,7 @@ def named(sources: Sequence[str], most: int = 5) -> str:
     '3 rows (a.jsonl:1, a.jsonl:7, …)'
     """
     more = ", …" if len(sources) > most else ""
-    return f"{len(sources):,} row{'s' if len(sources) > 1 else ''} ({', '.join(sources[:most])}{more})"
+    return visible(f"{len(sources):,} row{'s' if len(sources) > 1 else ''} ({', '.join(sources[:most])}{more})")
 
 
 def base_text(base: str, tok, patterns: list[str], directory: Path) -> list:

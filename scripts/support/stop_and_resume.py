@@ -17,6 +17,7 @@ from minigpt.files.text_files import read_corpus
 from minigpt.files.writing import remove, write_text
 from scripts.support.plots import save_loss_plot
 from scripts.support.run_directory import read_rows
+from scripts.support.terminal import visible
 from scripts.support.torchrun import once
 
 
@@ -50,7 +51,10 @@ def stoppable(steps: Iterable, directory: Path, save: Callable[[], object], devi
                     save()
                     with once() as first:
                         if first:
-                            print(f"\nstopped after step {step.step}; {how_to_resume(directory)}", file=sys.stderr)
+                            print(
+                                visible(f"\nstopped after step {step.step}; {how_to_resume(directory)}"),
+                                file=sys.stderr,
+                            )
                     sys.exit(128 + (stop.signal or signal.SIGINT))
         except FloatingPointError as problem:
             anew = "another learning rate is another run (OVERWRITE=1)"
