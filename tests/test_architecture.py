@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from plain_or_fast import Switch, has_twin, plain
+
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("minigpt", "decoding", "sft")
 FILES = {
@@ -158,6 +160,15 @@ def module_of(mark: ast.expr, name: str) -> str:
 
 
 TWINS = {(module_of(mark, name), node.name): (name, node) for name, node, mark in MARKS}
+
+
+def test_in_a_process_that_is_plain_from_its_start_a_marked_function_is_itself():
+    def log(x):
+        return "ours"
+
+    with plain():
+        assert has_twin("math")(log) is log
+    assert has_twin("math")(log)(1) == (0 if Switch.fast else "ours")
 
 
 def functions(name: str) -> dict[str, ast.FunctionDef]:

@@ -173,6 +173,12 @@ def test_dropout_drops_its_share_and_keeps_the_mean(rate):
     assert dropped.mean().item() == pytest.approx(2, rel=0.05)
 
 
+def test_dropout_of_nothing_draws_no_random_number():
+    torch.manual_seed(0)
+    before, x = torch.get_rng_state(), normal(3)
+    assert formulas.dropout(x, 0.0) is x and torch.equal(torch.get_rng_state(), before)
+
+
 def test_rotary_is_llamas():
     positions = torch.tensor([0, 1, 5, 1000])
     query, key = normal(2, 4, 4, 8), normal(2, 2, 4, 8, seed=1)

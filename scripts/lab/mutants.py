@@ -31,6 +31,7 @@ SECONDS = 300  # a fault that makes a loop endless counts as caught
 DEFAULT = sorted([*(ROOT / "decoding").glob("*.py"), *(ROOT / "decoding" / "fast").glob("*.py")])
 
 TESTS = {  # the tests nearest to a file, the nearest first; a file not listed: those that bear its name or mention it
+    "plain_or_fast/__init__.py": "architecture formulas model",
     "decoding/filters.py": "filters slides generate distributions twins oracles beam stops",
     "decoding/generate.py": "generate slides filters distributions invariance stops",
     "decoding/stops.py": "stops twins",
