@@ -215,6 +215,13 @@ def test_what_transformers_adds_to_jinja2_is_here_as_it_is_there(theirs, source)
     assert render(source, messages) == oracle
 
 
+def test_a_long_template_lays_out_a_long_conversation():
+    tok = made(IM, CHATML + "{# what tools need #}" * 1000, end="<|im_end|>", start=[])
+    turns = [Message("user", "Hi"), Message("assistant", "Yo")] * 50
+    short, _ = encode_conversation(MAKERS["ChatML with another default"], turns)
+    assert encode_conversation(tok, turns)[0] == short
+
+
 def test_a_question_that_is_left_out_is_not_found_in_the_answer_after_it():
     template = CHATML.replace("m['content'] +", "('' if m.role == 'user' and loop.first else m['content']) +")
     tok = made(IM, template, end="<|im_end|>", start=[])

@@ -469,6 +469,17 @@ def test_a_gguf_file_is_opened_for_reading_alone(tmp_path, wide, monkeypatch):
     assert set(modes) == {"rb"}
 
 
+def test_opening_a_gguf_file_warns_of_nothing(tmp_path, wide, recwarn):
+    write_gguf(tmp_path / "model.gguf", wide(), {})
+    always = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)  # not only at the first file of a process
+    try:
+        load(tmp_path / "model.gguf")
+    finally:
+        torch.set_warn_always(always)
+    assert [str(warning.message) for warning in recwarn] == []
+
+
 @pytest.mark.parametrize("version", [1, 2, 3, 4])
 def test_gguf_of_versions_2_and_3_is_read(tmp_path, wide, version):
     path = tmp_path / "model.gguf"

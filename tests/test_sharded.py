@@ -259,6 +259,14 @@ def test_a_save_that_is_not_whole_is_never_opened(split, tmp_path, damage):
         load_checkpoint(tmp_path, tiny())
 
 
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+def test_a_save_without_moments_is_read(tmp_path):
+    shards.write(tmp_path, {"weight": torch.ones(3)})
+    read = {"weight": torch.zeros(3)}
+    assert shards.read(tmp_path, read, together=False) == {}
+    assert read["weight"].tolist() == [1, 1, 1]
+
+
 def test_of_several_processes_that_can_not_write_the_first_is_told_of(tmp_path, monkeypatch):
     failures = {process: (OSError(f"disk {process} is full"), None) for process in (2, 1, 3)}
 

@@ -60,7 +60,7 @@ TESTS = {  # the tests nearest to a file, the nearest first; a file not listed: 
     "minigpt/fast/processes.py": "distributed",
     "minigpt/fast/sharded.py": "sharded",
     "minigpt/files/checkpoint.py": "checkpoint writing kill sharded",
-    "minigpt/files/directory.py": "huggingface malformed real_models ends checkpoint",
+    "minigpt/files/directory.py": "huggingface malformed real_models ends checkpoint chat_template",
     "minigpt/files/gguf.py": "real_models malformed",
     "minigpt/files/gpt2_ranks.py": "tokenizer",
     "minigpt/files/huggingface.py": "huggingface real_models malformed",
@@ -105,12 +105,20 @@ EQUIVALENT = {
         "the last dimension is the default",
     ("decoding/filters.py", "_rows", "zip(logits.view(-1, logits.shape[-1]), [histories] if logits.dim() == 1 else histories, strict=True) -> zip(logits.view(-1, logits.shape[-1]), [histories] if logits.dim() == 1 else histories)"):
         "an invariant of ours: users' histories are counted by `checked`, and the loops have one per row",
+    ("minigpt/fast/encoding.py", "merge_all", "2 -> 3 in after = list(range(1, size + 2))"):
+        "what stands after the last byte is never looked up",
+    ("minigpt/fast/engine.py", "State", "0 -> 1 in self.filled = torch.empty(len(lengths), 0, dtype=torch.bool, device=weight.device)"):
+        "a place is written before any step reads it",
     ("minigpt/fast/engine.py", "State", "sum((parameter.numel() for parameter in model.parameters())) <= SMALL -> sum((parameter.numel() for parameter in model.parameters())) < SMALL"):
         "at the border itself both engines are as good; they give the same logits",
+    ("minigpt/fast/kernels.py", "angles", "-1 -> 1"):
+        "the angles have two dimensions: the last one is number 1",
     ("minigpt/fast/kernels.py", "attention", "128 -> 129 in if T == 1 or query.is_cuda or (S >= 128 and query.dtype != torch.bfloat16):"):
         "where one kernel becomes faster than another; both give the same",
     ("minigpt/fast/muon.py", "Muon", "rows > columns -> rows >= columns"):
         "a square matrix may be transposed: its directions come out transposed, and so are the weights",
+    ("minigpt/fast/sharded.py", "accumulate_gradients", "-B // size() -> -B * size()"):
+        "more rows without a target: only slower",
     ("minigpt/files/huggingface.py", "_laid_out", "2 -> 3 in return (by_columns if dtype.itemsize > 2 else by_columns.contiguous()).copy_(tensor)"):
         "no number type has three bytes",
     ("minigpt/files/token_file.py", "write_ids", "0 -> 1 in header = {'descr': np.lib.format.dtype_to_descr(dtype), 'fortran_order': False, 'shape': (0,)}"):
