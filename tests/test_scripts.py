@@ -55,6 +55,7 @@ def test_pretraining_refuses_numbers_that_do_not_fit(monkeypatch, capsys, tmp_pa
 def test_a_model_is_not_written_over(monkeypatch, capsys, tmp_path, model_directory):
     before = (model_directory / "model.safetensors").read_bytes()
     (tmp_path / "data.jsonl").write_text('{"prompt": "a", "response": "b"}\n')
+    (tmp_path / "text.txt").write_text("Ada lives in Oslo. " * 9)
     for module, data in ((pretrain, "text.txt"), (finetune, "data.jsonl")):
         refuses(monkeypatch, capsys, "holds a model", module, "--data", tmp_path / data, "--out", model_directory)
     assert (model_directory / "model.safetensors").read_bytes() == before
