@@ -140,8 +140,8 @@ def _config(fields: dict, names: set[str]) -> GPTConfig:
 
     # what we can't compute otherwise
     for key, value in (ONLY | dict.fromkeys(HEAD_SIZES, config.d_head)).items():
-        if (told := fields.get(f"llama.{key}", value)) != value:
-            raise ValueError(f"llama.{key} is {told!r:.40}; only {value} is supported")
+        if (stated := fields.get(f"llama.{key}", value)) != value:
+            raise ValueError(f"llama.{key} is {stated!r:.40}; only {value} is supported")
     return config
 
 
