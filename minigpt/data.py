@@ -112,10 +112,10 @@ def next_token_batch(tokens: np.ndarray, rows: Iterable[np.ndarray]) -> Batch:
 
 
 def checked_tokens(tokens: np.ndarray, end_id: int, **numbers: int) -> np.ndarray:
-    """The tokens as an array. ValueError when batches can't be cut from them, or when a number is below 1."""
+    """The tokens as an array. ValueError when batches can't be cut from them, or for a number out of range."""
     for name, number in numbers.items():
-        if not isinstance(number, int) or number < 1:
-            raise ValueError(f"{name}={number}: must be a whole number from 1")
+        if not isinstance(number, int) or not 1 <= number < 2**24:
+            raise ValueError(f"{name}={number!r:.40}: must be a whole number from 1, below 2**24")
     tokens = np.asarray(tokens)
     if tokens.ndim != 1 or len(tokens) < 2 or not tokens[0] == tokens[-1] == end_id:
         raise ValueError(f"nothing to learn from: must be one row of ids with the end token {end_id} at both ends")

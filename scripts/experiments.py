@@ -113,7 +113,7 @@ def perform(name: str, args: argparse.Namespace) -> None:
     write_json(directory / "results.json", {"question": experiment.question, "rows": rows})
     draw(experiment, found, directory / f"{name}.png")
     show(experiment, found)
-    print(f"  picture: {directory}/{name}.png")
+    print(visible(f"  picture: {directory}/{name}.png"))
 
 
 def show(experiment: Experiment, found: list[dict]) -> None:

@@ -20,7 +20,7 @@ from scripts.exercise import COPIED, ROOT, copy_project
 from scripts.support.command_line import Parser, file_name, run, whole
 from scripts.support.exercises.grading import POINTS, Limits, grade
 from scripts.support.exercises.guide import TOPICS
-from scripts.support.terminal import table
+from scripts.support.terminal import table, visible
 
 LARGEST = 1_000_000  # bytes of a submitted file
 KEPT = ("PATH", "SYSTEMROOT", "LANG", "LC_ALL")  # of the environment; the rest is no business of a submission
@@ -141,7 +141,8 @@ def main() -> None:
     out = args.out or args.directory / "marks.csv"
     write_text(out, text.getvalue())
     table(header, done)
-    print(f"\n  {POINTS} points for each topic: half for its first cases, half for the project's tests.  {out}")
+    points = "half for its first cases, half for the project's tests"
+    print(f"\n  {POINTS} points for each topic: {points}.  {visible(str(out))}")
     if fingerprint(ROOT) != before:
         raise ValueError("a submission has changed this checkout: git status tells what; mark in a container")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from scripts.support.command_line import Parser, file_name, run
 from scripts.support.run_directory import write_json
+from scripts.support.terminal import visible
 
 SOURCE = Path(__file__).parent.parent / "docs/notebook.py"
 MARK = re.compile(r"^# %%( \[markdown\])?$", re.M)
@@ -82,7 +83,7 @@ def main() -> None:
         content = executed(content, args.seconds)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     write_json(args.out, content)
-    print(f"{args.out}: {len(content['cells'])} cells. Open it in Jupyter or Colab, the project's folder beside it")
+    print(f"{visible(str(args.out))}: {len(content['cells'])} cells, for Jupyter or Colab, beside the project's folder")
 
 
 if __name__ == "__main__":

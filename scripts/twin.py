@@ -11,7 +11,7 @@ from scripts import toyworld
 from scripts.pretrain import BATCH_SIZE, NUMPY_SCHEDULE, SHAPE, VOCAB_SIZE
 from scripts.support.command_line import Parser, file_name, run, whole
 from scripts.support.run_directory import locked, read_rows, refuse_foreign, write_json
-from scripts.support.terminal import table
+from scripts.support.terminal import table, visible
 
 
 def main() -> None:
@@ -51,7 +51,7 @@ def train_both(args: argparse.Namespace) -> None:
     shown = [[backend, told(loss), *others] for backend, loss, *others in rows]
     table(["backend", "validation loss", "tokens/s", "seconds"], shown)
     print(f"  the two curves are never further apart than {apart:.1e} nats")
-    print(f"  picture: {args.out}/loss.png")
+    print(visible(f"  picture: {args.out}/loss.png"))
 
 
 if __name__ == "__main__":

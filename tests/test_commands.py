@@ -379,8 +379,9 @@ def test_nothing_of_a_text_commands_the_terminal(monkeypatch, capsys, tmp_path, 
     run_here = ["--data", tmp_path / "text.txt", *SMALL, "--out", tmp_path / f"base {HOSTILE}"]
     assert call(monkeypatch, pretrain, *run_here) == 0
     said = capsys.readouterr()
+    page = (tmp_path / "compare" / "compare.html").read_text()
     for code in ("\x1b]", "\x1b[2J", "\x07", "\u202e"):
-        assert code not in said.out + said.err
+        assert code not in said.out + said.err + page
     assert terminal.visible("\x1b[2J\r\x85") == "␛[2J␍‹85›"
     assert not list(tmp_path.rglob(".*"))
 

@@ -513,18 +513,6 @@ def test_without_the_package_gguf_the_message_says_what_to_install(gguf_file, mo
     refused(gguf_file, "install the package gguf")
 
 
-# ---- writing
-
-
-def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
-    done = []
-    for name in ("fsync", "replace"):
-        real = getattr(os, name)
-        monkeypatch.setattr(os, name, lambda *args, name=name, real=real: (done.append(name), real(*args))[1])
-    writing.write_text(tmp_path / "a.txt", "x")
-    assert done == ["fsync", "replace", "fsync"]
-
-
 # ---- many malformed files
 
 VALUES = [None, "x", "", [], {}, True, False, -1, 0, 1, 1.5, 1e30, 10**12, [[]], {"a": 1}, "\ud800", "9" * 300]

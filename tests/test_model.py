@@ -293,6 +293,14 @@ def test_a_text_without_any_token_is_refused():
             empty()
 
 
+@pytest.mark.usefixtures("edition")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])  # NumPy reads the one, PyTorch the other
+@pytest.mark.parametrize("prompt", [[1, -1], [1, 29]])
+def test_an_id_that_is_no_row_of_the_embedding_is_refused(prompt, dtype):
+    with pytest.raises(IndexError):
+        tiny(dtype).prefill([prompt])
+
+
 def test_the_whole_context_can_be_used():
     model = tiny()
     texts = random_ids(model, 2, 16).tolist()

@@ -197,3 +197,12 @@ def writes(call: ast.Call) -> bool:
     if said == "open" or said.endswith(".open"):
         return any(isinstance(mode, ast.Constant) and str(mode.value)[:1] in ("w", "x") for mode in call.args[-1:])
     return said in {"os.replace", "os.rename", "save_file", "np.save"} or said.endswith((".write_text", ".write_bytes"))
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    done = []
+    for name in ("fsync", "replace"):
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *args, name=name, real=real: (done.append(name), real(*args))[1])
+    writing.write_text(tmp_path / "a.txt", "x")
+    assert done == ["fsync", "replace", "fsync"]

@@ -45,6 +45,8 @@ class State:
 def prefill(model: GPT, prompts: list[list[int]]) -> tuple[Tensor, State]:
     device = model.head.weight.device
     ids = nn.utils.rnn.pad_sequence([torch.tensor(prompt, device=device) for prompt in prompts], batch_first=True)
+    if ids.numel() and ids.min() < 0:
+        raise IndexError(f"id {ids.min()}: must be from 0 to {model.vocab_size - 1}")
     lengths = [len(prompt) for prompt in prompts]
     state = State(model, lengths)
     state.make_room(model, ids.size(1))
@@ -85,7 +87,6 @@ def read(model: GPT, state: State, ids: Tensor, positions: Tensor, mask: Tensor 
     new = slice(state.used, state.used + T)
     state.used += T
 
-    # embed
     x = model.token_embedding.weight[ids]  # (B, T, C)
     if config.position == "learned":
         x = x + model.position_embedding.weight[positions]
@@ -103,6 +104,5 @@ def read(model: GPT, state: State, ids: Tensor, positions: Tensor, mask: Tensor 
         keys[:, :, new], values[:, :, new] = key, value
         mixed = kernels.attention(query, keys[:, :, : new.stop], values[:, :, : new.stop], mask)  # (B, H, T, D)
         x = x + attention.output(mixed.transpose(1, 2).reshape(B, T, -1))
-
         x = x + block.mlp(block.mlp_norm(x))
     return model.head(model.final_norm(x[torch.arange(B), last]))

@@ -17,7 +17,7 @@ from pathlib import Path
 from scripts.lab.bench_tokenizer import CHARACTERS, tokenizer_rows
 from scripts.support.command_line import Parser, file_name, run, whole
 from scripts.support.run_directory import locked, refuse_other_results, write_json
-from scripts.support.terminal import table
+from scripts.support.terminal import table, visible
 
 PAIRS, PROMPT, NEW_TOKENS, TOP_P, WIDTH = 5, 16, 64, 0.9, 5
 TOY_CASES = ["greedy, batch 1", "top-p, batch 1", "greedy, batch 8", "top-p, batch 8", "beam 5"]
@@ -234,7 +234,7 @@ def measure(args: argparse.Namespace) -> None:
     bars = [{"what": r["what"], "peer_name": "transformers", "ratio": r["ratios"]["transformers"]} for r in rows]
     title = f"{machine}, {threads} threads, {date}"
     ratios_figure(bars + merges, title).savefig(args.out / "ratios.png", dpi=110)
-    print(f"  in {args.out}: results.json, ratios.png")
+    print(visible(f"  in {args.out}: results.json, ratios.png"))
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ TESTS = {  # the tests nearest to a file, the nearest first; a file not listed: 
     "minigpt/files/text_files.py": "corpus sft_data",
     "minigpt/files/token_file.py": "corpus data",
     "minigpt/files/tokenizer_json.py": "tokenizer real_models huggingface malformed",
-    "minigpt/files/writing.py": "writing checkpoint",
+    "minigpt/files/writing.py": "writing checkpoint commands",
     "sft/data.py": "sft_data finetune",
     "sft/finetune.py": "finetune",
     "sft/template.py": "template ends chat_template finetune",

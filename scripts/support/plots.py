@@ -5,13 +5,12 @@ import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from html import escape
 from pathlib import Path
 
 from minigpt.files.reading import read_json
 from minigpt.files.writing import written_whole
 from scripts.support.run_directory import read_rows
-from scripts.support.terminal import visible
+from scripts.support.terminal import escaped, visible
 
 INK, SOFT, GREY, BLUE, ORANGE, GREEN = "#222222", "#5f6670", "#b8b8b8", "#2f6db5", "#d9772b", "#3a8f5c"
 
@@ -193,7 +192,7 @@ def beam_svg(turns: list[dict], start: str) -> str:
     height = max(len(turn["kept"]) + len(turn["pruned"]) for turn in turns) * line + 50
     parts = [f'<svg viewBox="0 0 {column * (len(turns) + 1)} {height}" class="tree" role="img">']
     parents = [(10, height / 2)]
-    parts.append(_box(10, height / 2, box, escape(start), "", "kept"))
+    parts.append(_box(10, height / 2, box, escaped(start), "", "kept"))
     for turn_number, turn in enumerate(turns, start=1):
         x, places = 10 + turn_number * column, []
         entries = [(entry, True) for entry in turn["kept"]] + [(entry, False) for entry in turn["pruned"]]
@@ -201,7 +200,7 @@ def beam_svg(turns: list[dict], start: str) -> str:
         for i, (entry, kept) in enumerate(entries):
             y, (from_x, from_y) = top + i * line, parents[entry["parent"]]
             style = "best" if entry["best"] else "kept" if kept else "pruned"
-            text = escape(entry["text"]) + (" ★" if entry["best"] else "")
+            text = escaped(entry["text"]) + (" ★" if entry["best"] else "")
             bend = (from_x + box + x) / 2
             parts.append(f'<path class="{style}" d="M{from_x + box} {from_y} C{bend} {from_y} {bend} {y} {x} {y}"/>')
             parts.append(_box(x, y, box, text, f"{entry['probability']:.3g}", style))

@@ -1,13 +1,12 @@
 """The demo's report: one self-contained page that tells the lecture with this run's pictures and figures."""
 
-from html import escape
 from pathlib import Path
 
 from minigpt.files.writing import write_text
 from scripts.support import plots
 from scripts.support.measuring.text_loss import told
 from scripts.support.strategies import STRATEGIES
-from scripts.support.terminal import visible
+from scripts.support.terminal import escaped
 
 STYLE = """
 :root { --ink: #22262b; --soft: #5b626d; --line: #e3e6ea; --blue: #2a62a3; --orange: #a84b10; --green: #256b47; }
@@ -63,7 +62,7 @@ def write_report(directory: Path, results: dict, story: dict) -> None:
 
 def write_comparison(directory: Path, trace: dict) -> None:
     """Write compare.html: one prompt under every algorithm."""
-    title = f"“{escape(trace['prompt'])} …”"
+    title = f"“{escaped(trace['prompt'])} …”"
     write_page(directory / "compare.html", title, f"<h1>{title}</h1>{comparison(trace)}{words()}")
 
 
@@ -90,8 +89,7 @@ def rows(header: list[str], body: list[list[str]], numbers: set[int]) -> str:
 def spans(parts: list[tuple[str, str]], kind: str = "") -> str:
     """Text in parts, each with its marks, as HTML; a part without marks is plain text unless each is of a kind."""
     return "".join(
-        f'<span class="{kind} {mark}">{escape(visible(text))}</span>' if kind or mark else escape(visible(text))
-        for text, mark in parts
+        f'<span class="{kind} {mark}">{escaped(text)}</span>' if kind or mark else escaped(text) for text, mark in parts
     )
 
 
@@ -116,7 +114,7 @@ def opening(results: dict, story: dict) -> str:
 
 
 def text_and_tokens(story: dict) -> str:
-    lines = "".join(f"<li>{escape(document)}</li>" for document in story["documents"])
+    lines = "".join(f"<li>{escaped(document)}</li>" for document in story["documents"])
     pieces = spans([(piece, "") for piece in story["pieces"]], "token")
     quiz = ""
     if story["quiz"]:
@@ -163,7 +161,7 @@ def next_token(trace: dict) -> str:
     kept = rows(
         ["prompt", "most probable", "its probability", "entropy", "top-k keeps", "top-p keeps"],
         [
-            [escape(row["prompt"]), escape(row["best"]), f"{row['p']:.2f}", f"{row['entropy']:.2f}", str(row["top_k"]),
+            [escaped(row["prompt"]), escaped(row["best"]), f"{row['p']:.2f}", f"{row['entropy']:.2f}", str(row["top_k"]),
              f"<b>{row['top_p']}</b>"]
             for row in trace["kept"]
         ],
@@ -171,7 +169,7 @@ def next_token(trace: dict) -> str:
     )  # fmt: skip
     return section(
         "From probabilities to a choice", "G1 G7 G8 G9",
-        f"""<p>After “{escape(trace["look_at"])}” the model gives each token a probability. A filter takes tokens out or changes the
+        f"""<p>After “{escaped(trace["look_at"])}” the model gives each token a probability. A filter takes tokens out or changes the
         balance; what is left is scaled up to 1 and drawn from.</p><figure>{bars}</figure>
         <p>Top-k keeps as many tokens whatever the prompt. Top-p keeps many where many are likely, and one where one is.</p>{kept}
         <figure>{steps}<figcaption>the same along one text, drawn with top-p</figcaption></figure>""",
@@ -184,7 +182,7 @@ def beam_tree(trace: dict) -> str:
         "Beam search looks further than one token", "G5",
         f"""<p>Three paths are kept at each step, out of all continuations of all of them. The figure beside a token is the
         probability of the whole path; dashed paths were pruned, and ★ follows the path that won: the most probable one at the end.</p>
-        <figure>{tree}<figcaption>from “{escape(trace["look_at"])}”, width 3</figcaption></figure>""",
+        <figure>{tree}<figcaption>from “{escaped(trace["look_at"])}”, width 3</figcaption></figure>""",
     )  # fmt: skip
 
 
@@ -202,7 +200,7 @@ def continuations(trace: dict) -> str:
     header = ["algorithm", "text", "repeated 4-grams", "distinct pairs", "log-prob per token", "second run"]
     return section(
         "The same prompt, continued by every algorithm", "G3 to G9",
-        f"""<p>“{escape(trace["prompt"])} …”. The end token is taken away here, so that each algorithm has to fill the same length, longer than
+        f"""<p>“{escaped(trace["prompt"])} …”. The end token is taken away here, so that each algorithm has to fill the same length, longer than
         a document; “…” marks where it was cut. Each algorithm has seeds of its own. The figures are means over the runs.</p>
         <p><span class="repeat">Underlined</span> tokens repeat four tokens in a row that came before;
         a <span class="unlikely">framed</span> one was drawn although the model gave it less than 1 %.</p>""",
@@ -264,8 +262,8 @@ def questions(directory: Path, results: dict, story: dict) -> str:
     body = []
     for row in story["ten"]:
         mark = "right" if row["sft"] == row["answer"] else "wrong"
-        body.append([escape(row["question"]), f"<span class=soft>{escape(row['base'].strip())}</span>",
-                     f"<span class={mark}>{escape(row['sft'])}</span>", escape(row["answer"])])  # fmt: skip
+        body.append([escaped(row["question"]), f"<span class=soft>{escaped(row['base'].strip())}</span>",
+                     f"<span class={mark}>{escaped(row['sft'])}</span>", escaped(row["answer"])])  # fmt: skip
     picture = plots.svg(plots.loss_figure(directory / "sft/log.jsonl", "fine-tuning: loss on the responses"))
     return section(
         "The base model knows, and does not answer", "P5 S1",
@@ -274,8 +272,8 @@ def questions(directory: Path, results: dict, story: dict) -> str:
         rows(
             ["given", "it continues", "asked", "it continues"],
             [
-                [escape(row["cloze"]), f"<b>{escape(row['told'].split('.')[0])}</b> …", escape(row["question"]),
-                 f"<span class=soft>{escape(row['base'].strip())}</span>"]
+                [escaped(row["cloze"]), f"<b>{escaped(row['told'].split('.')[0])}</b> …", escaped(row["question"]),
+                 f"<span class=soft>{escaped(row['base'].strip())}</span>"]
                 for row in story["ten"][:4]
             ],
             numbers=set(),

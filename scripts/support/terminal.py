@@ -1,5 +1,6 @@
 """What the commands print on a terminal: tables, colours, progress bars."""
 
+import html
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,6 +21,15 @@ def visible(text: str) -> str:
     '␛[2J wiped?'
     """
     return text.translate(PICTURES)
+
+
+def escaped(text: str) -> str:
+    """The same for HTML and SVG: nothing in the text is markup, and nothing turns the page's own words around.
+
+    >>> escaped("<b>\\u202e")
+    '&lt;b&gt;‹202E›'
+    """
+    return html.escape(visible(text))
 
 
 def piece_of(tok, token_id: int) -> str:
