@@ -52,10 +52,9 @@ class Settings:
         check_number("min_p", self.min_p, Real | None, 0, 1)
         check_number("repetition_penalty", self.repetition_penalty, Real, 1, sys.float_info.max)
         check_number("no_repeat_ngram", self.no_repeat_ngram, Integral | None, 1)
-        check_number("min_new_tokens", self.min_new_tokens, Integral, 0)
-        most = f"at most max_new_tokens, {self.max_new_tokens}"
-        expect(self.min_new_tokens <= self.max_new_tokens, "min_new_tokens", self.min_new_tokens, most)
-        eos_ids = self.eos_id if isinstance(self.eos_id, Iterable) else [] if self.eos_id is None else [self.eos_id]
+        check_number("min_new_tokens", self.min_new_tokens, Integral, 0, self.max_new_tokens)
+        eos_ids = [] if self.eos_id is None else self.eos_id
+        eos_ids = eos_ids if isinstance(eos_ids, Iterable) else [eos_ids]
         object.__setattr__(self, "end_ids", frozenset(as_ids("eos_id", eos_ids)))
         object.__setattr__(self, "banned_ids", as_ids("banned_ids", self.banned_ids))
         object.__setattr__(self, "stop", as_stop_strings(self.stop))

@@ -138,7 +138,8 @@ def restore(optimizers: list[tuple], state: TrainState, config: TrainConfig) -> 
 def product_dtype(device: torch.device, precision: str) -> torch.dtype:
     """The type in which matrices are multiplied: "auto" is bfloat16 where the processor has instructions for it."""
     if precision == "auto":
-        precision = "bf16" if device.type == "cuda" or torch.cpu._is_avx512_bf16_supported() else "fp32"
+        has_instructions = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
+        precision = "bf16" if has_instructions else "fp32"
     if precision not in ("bf16", "fp32"):
         raise ValueError(f"precision={precision!r}: must be fp32 or bf16 or auto")
     return torch.bfloat16 if precision == "bf16" else torch.float32

@@ -198,7 +198,7 @@ def test_ids_can_not_tell_where_a_stop_string_begins():
         ({"decode": "utf-8"}, "decode is 'utf-8'"),
         ({"min_new_tokens": -1}, "min_new_tokens is -1"),
         ({"min_new_tokens": 0.5}, "min_new_tokens is 0.5"),
-        ({"min_new_tokens": 4}, "min_new_tokens is 4; expected at most max_new_tokens, 3"),
+        ({"min_new_tokens": 4}, "min_new_tokens is 4; expected a whole number from 0 to 3"),
         ({"filters": 3}, "filters is 3"),
         ({"filters": ["top_k"]}, "entry of filters is 'top_k'"),
     ],
