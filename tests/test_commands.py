@@ -14,12 +14,26 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import TEXTS, tiny
-from helpers import call, need, refuses
+from helpers import LeavesAt, call, keeps_before_it_shows, need, refuses
 from test_writing import killed_at
 
 from minigpt import GPT, GPTConfig, load, save
 from minigpt.files.checkpoint import checkpoints
-from scripts import ask, chat, compare, demo, experiments, finetune, generate, pretrain, scale, show_sft, tokens, twin
+from scripts import (
+    ask,
+    chat,
+    compare,
+    demo,
+    experiments,
+    finetune,
+    generate,
+    pretrain,
+    scale,
+    show_sft,
+    tokens,
+    toyworld,
+    twin,
+)
 from scripts.lab import bench, bench_tokenizer, claims, mutants, race
 from scripts.playground import __main__ as playground
 from scripts.support import models, terminal
@@ -338,6 +352,7 @@ def test_any_output_encoding_will_do(model_directory, encoding):
 def test_closed_and_full_streams_end_a_command_quietly(model_directory):
     shell = f"{sys.executable} -m scripts.tokens --text 'a b' --model '{model_directory}'"
     talk = f"{sys.executable} -m scripts.chat --model '{model_directory}' --max-new-tokens 3"
+    buffered = os.environ | {"PYTHONUNBUFFERED": ""}  # what is left in a buffer is met at the interpreter's end
     for command, lines in [
         (f"{shell} >&-", 0),
         (f"{shell} > /dev/full", 1),
@@ -347,7 +362,7 @@ def test_closed_and_full_streams_end_a_command_quietly(model_directory):
         (f"yes Who? | {talk} | true", 0),
         (f"yes Who? | {talk} > /dev/full", 1),
     ]:
-        done = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, timeout=120)
+        done = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, timeout=120, env=buffered)
         said = [line for line in done.stderr.decode().splitlines() if "yes:" not in line]
         assert len(said) == lines, (command, said)
 
@@ -601,32 +616,40 @@ def test_a_kill_while_a_model_is_written_over_leaves_the_old_one_or_none(
 
 
 def test_results_are_kept_before_they_are_shown(monkeypatch, capsys, tmp_path, model_directory, demonstrations):
-    from scripts.support import comparison, fine_tuning
+    (tmp_path / "text.txt").write_text(" ".join(TEXTS) * 60)
+    base, tuned, looked = (tmp_path / name for name in ("base", "tuned", "looked"))
+    training = ["--data", tmp_path / "text.txt", *SMALL]
+    tuning = ["--data", demonstrations, "--base", model_directory, "--steps", 1]
+    looks = ["--prompt", "a ⟶ 🙂", "--model", model_directory, "--runs", 2, "--max-new-tokens", 4]
+    for module, flags, out, reader in (
+        (pretrain, training, base, LeavesAt(base / "config.json")),  # when the model is there
+        (finetune, tuning, tuned, LeavesAt(tuned / "config.json")),
+        (compare, looks, looked, LeavesAt(model_directory)),  # at once
+    ):
+        monkeypatch.setattr(sys, "stdout", reader)
+        assert call(monkeypatch, module, *flags, "--out", out) == 141
+    assert json.loads((base / "results.json").read_text(encoding="utf-8"))["steps"] == 3
+    assert json.loads((tuned / "results.json").read_text(encoding="utf-8"))["asked"] >= 0
+    assert json.loads((looked / "trace.json").read_text(encoding="utf-8"))["prompt"] == "a ⟶ 🙂"
+    assert (looked / "compare.html").stat().st_size and not capsys.readouterr().err.startswith("error")
 
-    def breaks(*_):
-        raise BrokenPipeError
 
-    monkeypatch.setattr(fine_tuning, "show_before_and_after", breaks)
-    monkeypatch.setattr(comparison, "show", breaks)
-    run = tmp_path / "tuned"
-    tuning = ["--data", demonstrations, "--base", model_directory, "--out", run, "--steps", 1]
-    assert call(monkeypatch, finetune, *tuning) == 141
-    assert json.loads((run / "results.json").read_text(encoding="utf-8"))["asked"] >= 0
-    looks = [
-        "--prompt",
-        "a ⟶ 🙂",
-        "--model",
-        model_directory,
-        "--runs",
-        2,
-        "--max-new-tokens",
-        4,
-        "--out",
-        tmp_path / "c",
-    ]
-    assert call(monkeypatch, compare, *looks) == 141
-    assert json.loads((tmp_path / "c" / "trace.json").read_text(encoding="utf-8"))["prompt"] == "a ⟶ 🙂"
-    assert not capsys.readouterr().err.startswith("error")
+def test_tables_of_figures_are_kept_before_they_are_shown(monkeypatch, tmp_path):
+    monkeypatch.setattr(twin, "SHAPE", dict(context_length=32, n_layers=1, n_heads=2, d_model=16, d_ff=16))
+    few = toyworld.build(0, people=4, biographies=2)
+    monkeypatch.setattr(toyworld, "build", lambda seed: few)
+    keeps_before_it_shows(monkeypatch, twin, tmp_path / "twin/results.json")
+    assert call(monkeypatch, twin, "--steps", 2, "--out", tmp_path / "twin") == 0
+    assert json.loads((tmp_path / "twin/results.json").read_text())["apart"] < 1e-3
+    assert (tmp_path / "twin/loss.png").stat().st_size
+
+    row = {"what": "w", "peer_name": "p", "ours": 1.0, "peer": 1.0, "ratio": 1.0}
+    monkeypatch.setattr(bench, "models", lambda large: [])
+    monkeypatch.setattr(bench, "read_bandwidth", lambda: 1e9)
+    monkeypatch.setattr(bench, "tokenizer_rows", lambda text, pairs: [row])
+    keeps_before_it_shows(monkeypatch, bench, tmp_path / "bench/results.json")
+    assert call(monkeypatch, bench, "--out", tmp_path / "bench") == 0
+    assert json.loads((tmp_path / "bench/results.json").read_text())["merges"] == [row]
 
 
 @pytest.mark.parametrize("content", ["", "[1]", "{", '{"sft": 1, "decoding": 2}', "\x00"])

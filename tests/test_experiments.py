@@ -4,7 +4,7 @@ import json
 
 import pytest
 from conftest import tiny
-from helpers import call
+from helpers import call, keeps_before_it_shows
 
 from minigpt import Tokenizer, save, write_tokens
 from scripts import experiments, pretrain, toyworld
@@ -48,7 +48,8 @@ def town(tmp_path, monkeypatch):
         pytest.param("size", marks=pytest.mark.claim("P6")),
     ],
 )
-def test_an_experiment_gives_a_row_a_value_and_a_picture(town, tmp_path, capsys, name):
+def test_an_experiment_gives_a_row_a_value_and_a_picture(town, monkeypatch, tmp_path, capsys, name):
+    keeps_before_it_shows(monkeypatch, experiments, tmp_path / f"out/{name}/results.json")
     assert town(name) == 0
     experiment = experiments.EXPERIMENTS[name]
     rows = json.loads((tmp_path / f"out/{name}/results.json").read_text())["rows"]

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from test_scripts import call, refuses
+from helpers import call, keeps_before_it_shows, refuses
 
 from minigpt import GPT, GPTConfig
 from minigpt.formulas import cross_entropy
@@ -71,6 +71,7 @@ def test_the_results_say_which_seed_reached_the_target_when(monkeypatch, capsys,
     monkeypatch.setattr(race, "PEER_STEPS", 1)  # so the long run is a short one
     small = racer.SHAPE | dict(n_layers=1, d_model=16, d_ff=16)
     monkeypatch.setattr(racer, "LONG", racer.LONG._replace(shape=small, context=16))  # the validation text is short
+    keeps_before_it_shows(monkeypatch, race, tmp_path / "results.json")
     known = (len(TEXT), len(set(TEXT)))
     for target, its_text, reached in ((9.0, known, True), (0.1, known, False), (9.0, race.TINY_SHAKESPEARE, False)):
         monkeypatch.setattr(race, "TARGET", target)
@@ -106,6 +107,7 @@ def test_the_peer_is_a_causal_transformer_of_nanogpts_shape_that_learns(text):
 def test_an_evening_trains_the_larger_model_alone(monkeypatch, capsys, tmp_path, text):
     monkeypatch.setattr(racer, "EVENING", racer.EVENING._replace(context=16))
     monkeypatch.setattr(peer, "Peer", None)
+    keeps_before_it_shows(monkeypatch, race, tmp_path / "evening.json")
     assert call(monkeypatch, race, "--data", text, "--out", tmp_path, "--seeds", 1, "--steps", 2, "--evening") == 0
     results = json.loads((tmp_path / "evening.json").read_text())
     (row,) = results["seeds"]

@@ -1,6 +1,7 @@
 """A file is written whole or not at all: a kill at any moment leaves the old one or all of the new one."""
 
 import ast
+import json
 import os
 import signal
 from itertools import count
@@ -121,6 +122,9 @@ def test_what_a_killed_process_left_behind_is_no_obstacle(tmp_path, tok, write):
 def test_json_is_written_as_people_read_it(tmp_path):
     write_json(tmp_path / "a.json", {"é": "🙂"})
     assert (tmp_path / "a.json").read_text("utf-8") == '{\n  "é": "🙂"\n}\n'
+    half = {"a file's name in Latin-1": os.fsdecode(b"caf\xe9"), "half of a pair": "\ud83d"}
+    write_json(tmp_path / "half.json", half)
+    assert json.loads((tmp_path / "half.json").read_text("utf-8")) == half
 
 
 def test_whatever_is_opened_is_closed_again(tmp_path, monkeypatch):

@@ -203,7 +203,7 @@ def measure(args: argparse.Namespace) -> None:
     from transformers.utils import logging
 
     from scripts import toyworld
-    from scripts.support.plots import ratios_figure
+    from scripts.support.plots import ratios_figure, save_figure
 
     logging.set_verbosity_error()
     if args.threads:
@@ -219,21 +219,21 @@ def measure(args: argparse.Namespace) -> None:
             rows += decoding_rows(name, model, precision, bandwidth, pairs)
         if name.startswith("SmolLM2"):
             contexts = context_rows(model)
-    show(rows, contexts)
 
     # byte-pair training
     text = "\n".join(toyworld.build(0).documents)[:CHARACTERS]
     merges = tokenizer_rows(text, pairs=args.pairs)
-    speeds = [[r["peer_name"], f"{r['ours']:,.0f}", f"{r['peer']:,.0f}", r["ratio"]] for r in merges]
-    table([merges[0]["what"] + ", characters/s", "ours", "peer", "ratio"], speeds)
 
-    # to disk
+    # keep, then show
     machine, date = platform.processor() or platform.machine(), time.strftime("%Y-%m-%d")
     about = {"machine": machine, "threads": threads, "date": date, "read_bandwidth": bandwidth}
     write_json(args.out / "results.json", {**about, "decoding": rows, "contexts": contexts, "merges": merges})
     bars = [{"what": r["what"], "peer_name": "transformers", "ratio": r["ratios"]["transformers"]} for r in rows]
     title = f"{machine}, {threads} threads, {date}"
-    ratios_figure(bars + merges, title).savefig(args.out / "ratios.png", dpi=110)
+    save_figure(ratios_figure(bars + merges, title), args.out / "ratios.png")
+    show(rows, contexts)
+    speeds = [[r["peer_name"], f"{r['ours']:,.0f}", f"{r['peer']:,.0f}", r["ratio"]] for r in merges]
+    table([merges[0]["what"] + ", characters/s", "ours", "peer", "ratio"], speeds)
     print(visible(f"  in {args.out}: results.json, ratios.png"))
 
 
