@@ -18,6 +18,7 @@ from helpers import LeavesAt, call, keeps_before_it_shows, need, refuses
 from test_writing import killed_at
 
 from minigpt import GPT, GPTConfig, load, save
+from minigpt.files import directory
 from minigpt.files.checkpoint import checkpoints
 from scripts import (
     ask,
@@ -36,7 +37,7 @@ from scripts import (
 )
 from scripts.lab import bench, bench_tokenizer, claims, mutants, race
 from scripts.playground import __main__ as playground
-from scripts.support import models, terminal
+from scripts.support import models, pretraining, terminal
 from scripts.support.pretraining import check_memory
 from scripts.support.run_directory import locked, save_anew
 from scripts.support.stop_and_resume import LossLog
@@ -453,7 +454,7 @@ def test_two_runs_in_one_directory_are_refused(monkeypatch, capsys, tmp_path, mo
     holder = f"""
 from pathlib import Path
 from scripts.support.run_directory import locked
-with locked(Path({str(tmp_path / "run")!r})):
+with locked(Path({str(tmp_path / "replay")!r})):
     print("locked", flush=True)
     input()
 """
@@ -461,13 +462,21 @@ with locked(Path({str(tmp_path / "run")!r})):
         [sys.executable, "-c", holder], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as other:
         assert other.stdout.readline() == b"locked\n"
-        run = ["--out", tmp_path / "run"]
-        refuses(monkeypatch, capsys, "another run writes here", pretrain, "--data", tmp_path / "text.txt", *run)
-        tuning = ["--data", demonstrations, "--base", model_directory, *run]
-        refuses(monkeypatch, capsys, "another run writes here", finetune, *tuning)
+        text, model = ["--data", tmp_path / "text.txt"], ["--model", model_directory, "--max-new-tokens", 1]
+        for module, flags in (
+            (pretrain, text),
+            (finetune, ["--data", demonstrations, "--base", model_directory]),
+            (compare, ["--prompt", "a", "--runs", 2, *model]),
+            *((module, []) for module in (demo, twin, bench, scale)),
+            (race, text),
+        ):
+            refuses(monkeypatch, capsys, "another run writes here", module, *flags, "--out", tmp_path / "replay")
+        refuses(
+            monkeypatch, capsys, "another run writes", experiments, "replay", "--world", tmp_path, "--out", tmp_path
+        )
         other.kill()
-    with locked(tmp_path / "run"):  # the lock ended with its process
-        assert (tmp_path / "run" / ".lock").exists()
+    with locked(tmp_path / "replay"):  # the lock ended with its process
+        assert (tmp_path / "replay" / ".lock").exists()
     with locked(tmp_path / "a" / "b"):
         pass
     assert not (tmp_path / "a").exists()  # nothing came of it
@@ -568,10 +577,23 @@ def test_a_linked_folder_of_saves_is_let_go_and_what_it_links_to_stays(
     saves = tmp_path / "run" / "checkpoints"
     before = sorted(path.name for path in saves.rename(tmp_path / "elsewhere").rglob("*"))
     saves.symlink_to(tmp_path / "elsewhere")
+    written = []
+
+    def watched(path: Path, *_) -> None:  # what a kill would leave: never a model's config beside another's files
+        written.append(path)
+        assert not (tmp_path / "run" / "config.json").exists() or path.name == "log.jsonl"
+
+    for module_that_writes, name in (
+        (directory, "write_tensors"),
+        (directory, "write_text"),
+        (pretraining, "write_text"),
+    ):
+        write = getattr(module_that_writes, name)
+        monkeypatch.setattr(module_that_writes, name, lambda *a, write=write: (watched(*a), write(*a)))
     tuning = ["--data", demonstrations, "--base", model_directory, "--out", tmp_path / "run", "--steps", 1]
     assert call(monkeypatch, module, *(base if module is pretrain else tuning), "--overwrite") == 0
     assert sorted(path.name for path in (tmp_path / "elsewhere").rglob("*")) == before
-    assert not saves.is_symlink() and load(tmp_path / "run")
+    assert not saves.is_symlink() and load(tmp_path / "run") and len(written) > 1
 
 
 @pytest.mark.parametrize("content", ["mine", "{}", '{"sft": 1}', None])
@@ -642,6 +664,10 @@ def test_tables_of_figures_are_kept_before_they_are_shown(monkeypatch, tmp_path)
     assert call(monkeypatch, twin, "--steps", 2, "--out", tmp_path / "twin") == 0
     assert json.loads((tmp_path / "twin/results.json").read_text())["apart"] < 1e-3
     assert (tmp_path / "twin/loss.png").stat().st_size
+
+    monkeypatch.setattr(scale, "started", lambda *_: dict.fromkeys([*scale.PARTS, "seconds"], 1.0))
+    keeps_before_it_shows(monkeypatch, scale, tmp_path / "scale/results.json")
+    assert call(monkeypatch, scale, "--out", tmp_path / "scale") == 0
 
     row = {"what": "w", "peer_name": "p", "ours": 1.0, "peer": 1.0, "ratio": 1.0}
     monkeypatch.setattr(bench, "models", lambda large: [])

@@ -259,6 +259,11 @@ def test_what_is_odd_about_rows_is_said_and_what_can_not_be_laid_out_is_skipped(
     wide = tiny(torch.float32, vocab_size=few.vocab_size, context_length=99)
     assert tune(monkeypatch, tmp_path, wide, few, rows)[0] == 2
     assert "rows.jsonl:5: the character" in capsys.readouterr().err
+    assert (
+        call(monkeypatch, show_sft, "--data", tmp_path / "rows.jsonl", "--model", tmp_path / "base", "--skip-bad") == 0
+    )
+    shown = capsys.readouterr().out
+    assert "rows.jsonl:5: the character" in shown and "1 skipped" in shown
     status, learnt = tune(monkeypatch, tmp_path, wide, few, rows, "--skip-bad", "--answers", 0)
     said = capsys.readouterr().out
     assert status == 0 and "5" not in learnt and len(learnt) == 3

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from helpers import call, keeps_before_it_shows, refuses
+from helpers import call, refuses
 
 from scripts import scale
 from scripts.lab import claims
@@ -30,7 +30,6 @@ def test_what_is_recomputed_is_not_kept():
 @pytest.mark.slow
 @pytest.mark.claim("P4")
 def test_shares_are_shares_of_everything(tmp_path, monkeypatch, capsys):
-    keeps_before_it_shows(monkeypatch, scale, tmp_path / "scale/results.json")
     assert call(monkeypatch, scale, "--out", tmp_path / "scale") == 0
     said = capsys.readouterr().out
     assert all(name in said for name in scale.WAYS) and "Llama 3 405B on paper" in said

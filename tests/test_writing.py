@@ -6,6 +6,7 @@ import os
 import signal
 from itertools import count
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -210,3 +211,19 @@ def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
         monkeypatch.setattr(os, name, lambda *args, name=name, real=real: (done.append(name), real(*args))[1])
     writing.write_text(tmp_path / "a.txt", "x")
     assert done == ["fsync", "replace", "fsync"]
+
+
+def test_a_full_disk_is_told_with_the_file_s_name(tmp_path):
+    (tmp_path / ".a.txt.partial").symlink_to("/dev/full")  # what is written aside goes there
+    with mock.patch.object(writing, "remove"), pytest.raises(OSError, match="No space left") as error:
+        write_text(tmp_path / "a.txt", "x")
+    assert error.value.filename == str(tmp_path / "a.txt")
+
+
+def test_every_file_of_a_run_has_the_permissions_of_a_new_file(tmp_path, tok):
+    """A bug of safetensors 0.8, see docs/known_bugs.md."""
+    save_model(tmp_path, 1, tok)
+    save_step(tmp_path, 1, tok)
+    (tmp_path / "new").touch()
+    expected = (tmp_path / "new").stat().st_mode
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_mode != expected} == set()

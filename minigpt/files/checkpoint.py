@@ -87,9 +87,7 @@ def load_checkpoint(
     tensors = _tensors(model)
     in_shards = _sharded(tensors) or not (path / "model.safetensors").exists()
     if not in_shards:
-        weights, moments = (
-            {name: tensor.read() for name, tensor in read_tensors(path / file).items()} for file in FILES[:2]
-        )
+        weights, moments = ({n: each.read() for n, each in read_tensors(path / file).items()} for file in FILES[:2])
 
     # is it this run's?
     if settings is not None:
@@ -124,8 +122,7 @@ def _sharded(tensors: dict[str, Tensor]) -> bool:
 
 def checkpoints(run: Path | str) -> list[Path]:
     """The complete checkpoints of a run, oldest first."""
-    found = (Path(run) / "checkpoints").glob("step-*")
-    return sorted((path for path in found if _step(path) > 0), key=_step)
+    return sorted((path for path in (Path(run) / "checkpoints").glob("step-*") if _step(path) > 0), key=_step)
 
 
 def _step(checkpoint: Path) -> int:
@@ -159,6 +156,5 @@ def _check_whole(checkpoint: Path) -> None:
     for name in names:
         if not (checkpoint / name).is_file():
             raise ValueError(f"{checkpoint / name}: is missing")
-    for name in names:
         if file_hash(checkpoint / name) != hashes.get(name):
             raise ValueError(f"{checkpoint / name}: damaged: its hash is not the one in sha256.json")

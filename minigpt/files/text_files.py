@@ -21,11 +21,10 @@ class Corpus:
 
     def __iter__(self) -> Iterator[Piece]:
         for path in self.paths:
-            empty = True
+            piece = None
             for piece in cut_documents(read_blocks(path)):
-                empty = False
                 yield piece
-            if empty:
+            if piece is None:
                 raise ValueError(f"{path}: the file is empty, it must hold text")
 
 

@@ -19,8 +19,8 @@ def written_whole(path: Path | str) -> Iterator[Path]:
     """Give a hidden path beside `path` at which to write a file or a directory; then sync it and rename it to `path`.
 
     After a crash or a kill at any moment, `path` holds either its old content or all of the new content. When the
-    block fails, the old content stays and nothing else is left. What is put into a directory is written through this
-    function, too.
+    block fails, the old content stays and nothing else is left; an OSError names the file. What is put into a directory
+    is written through this function, too.
 
     >>> folder = getfixture("tmp_path")
     >>> with written_whole(folder / "a.txt") as aside:
@@ -40,6 +40,12 @@ def written_whole(path: Path | str) -> Iterator[Path]:
             remove(path)  # a directory can't be renamed over another one
         os.replace(aside, path)
         _sync(path.parent)
+    except SafetensorError as problem:
+        raise OSError(f"{path}: can't be written ({problem})") from problem
+    except OSError as problem:
+        if problem.errno and not problem.filename:
+            problem.filename = str(path)  # of a full disk, Python names no file
+        raise
     finally:
         remove(aside)
 
@@ -72,13 +78,13 @@ def write_json(path: Path, content: object) -> None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors as safetensors. OSError that names the file when it can't be written."""
+    """Write tensors as safetensors."""
     contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-    try:
-        with written_whole(path) as aside:
-            save_file(contiguous, aside, metadata={"format": "pt"})
-    except SafetensorError as problem:
-        raise OSError(f"{path}: can't be written ({problem})") from problem
+    with written_whole(path) as aside:
+        aside.touch()
+        mode = aside.stat().st_mode  # a new file's; safetensors 0.8 makes files that nobody else can read
+        save_file(contiguous, aside, metadata={"format": "pt"})
+        aside.chmod(mode)
 
 
 def _sync(path: Path) -> None:
