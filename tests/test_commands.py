@@ -350,6 +350,7 @@ def test_any_output_encoding_will_do(model_directory, encoding):
     assert done.returncode == 0 and not done.stderr
 
 
+@pytest.mark.slow
 def test_closed_and_full_streams_end_a_command_quietly(model_directory):
     shell = f"{sys.executable} -m scripts.tokens --text 'a b' --model '{model_directory}'"
     talk = f"{sys.executable} -m scripts.chat --model '{model_directory}' --max-new-tokens 3"

@@ -66,6 +66,7 @@ def test_validation_counts_every_character_but_the_first_once():
     assert racer.validation_loss(model, ids) == pytest.approx(nats / (len(ids) - 1), rel=3e-3)
 
 
+@pytest.mark.slow
 def test_the_results_say_which_seed_reached_the_target_when(monkeypatch, capsys, tmp_path, text):
     monkeypatch.setattr(race, "MEASURED", 2)
     monkeypatch.setattr(race, "PEER_STEPS", 1)  # so the long run is a short one
@@ -89,6 +90,7 @@ def test_the_results_say_which_seed_reached_the_target_when(monkeypatch, capsys,
         assert all(told(loss) in shown for loss in losses)
 
 
+@pytest.mark.slow
 def test_the_peer_is_a_causal_transformer_of_nanogpts_shape_that_learns(text):
     training, _, vocab_size = racer.read_characters(text)
     them = peer.Peer(racer.crops(training, peer.BATCH, peer.CONTEXT, 0), vocab_size)

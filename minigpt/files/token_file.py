@@ -15,8 +15,7 @@ def write_token_files(
     directory: Path, tok: Tokenizer, corpus: Iterable[Piece], borders: Sequence[int],
     show: Callable = lambda pieces, name: pieces,
 ) -> None:  # fmt: skip
-    """Write train.npy and val.npy; show(pieces, name) passes a file's pieces on and may show how far they are."""
-    directory.mkdir(parents=True, exist_ok=True)
+    """Write train.npy and val.npy there; show(pieces, name) passes a part on and may show how far it is."""
     for part in ("train", "val"):
         pieces = show(part_of(corpus, borders, part), f"{part}.npy")
         write_ids(directory / f"{part}.npy", encode(tok, pieces), tok.vocab_size)
