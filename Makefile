@@ -39,10 +39,10 @@ nutshell: .venv/demo.done  ## the lecture in one file of 200 lines: train, conti
 	$(PY) -m scripts.nutshell
 
 test: .venv/test.done  ## all tests except the slow ones
-	$(PY) -m pytest -n auto -m "not slow"
+	$(PY) -m pytest -n auto --dist worksteal -m "not slow"
 
 test-slow: .venv/test.done  ## the slow tests
-	$(PY) -m pytest -n auto -m slow --timeout 1200
+	$(PY) -m pytest -n auto --dist worksteal -m slow --timeout 1200
 
 tokens: .venv/demo.done  ## TEXT="…": how a tokenizer cuts a text
 	@$(call needs,TEXT)$(PY) -m scripts.tokens $(call flag,--text,TEXT) $(call flag,--model,MODEL) $(MORE)

@@ -73,6 +73,9 @@ def edition(request) -> Iterator[str]:
         yield request.param
 
 
+once = pytest.mark.parametrize("edition", ["fast"], indirect=True)  # a test that needs no second run in plain mode
+
+
 @pytest.fixture(scope="session")
 def tok() -> Tokenizer:
     return Tokenizer.train(TEXTS, vocab_size=320)

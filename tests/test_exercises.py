@@ -216,7 +216,10 @@ def test_an_exercise_that_was_not_begun_can_not_be_graded(monkeypatch, capsys, t
     refuses(monkeypatch, capsys, "make exercise TOPIC=top_p first", exercise, "--grade", "--topic", "top_p")
 
 
-LONG = {"attention_backward", "fine_tune", "kv_cache", "fast_merges", "fast_cache", "fast_batch", "fast_top_k"}
+LONG = {
+    "attention_backward", "base_answers", "choice", "fast_batch", "fast_cache", "fast_merges", "fast_top_k",
+    "fine_tune", "kept_logits", "kv_cache",
+}  # fmt: skip
 
 
 def forks(test):

@@ -38,6 +38,7 @@ def town(tmp_path, monkeypatch):
     return start
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -73,6 +74,7 @@ def test_without_the_end_token_all_else_is_still_learnt():
     assert rows.learn == [[False, True, False], [False, False, True]]
 
 
+@pytest.mark.slow
 @pytest.mark.claim("P6")
 def test_a_base_model_of_another_size_is_pretrained_once_on_the_same_text(town, tmp_path):
     assert town("size") == 0

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from conftest import TEXTS, tiny
+from conftest import TEXTS, once, tiny
 from helpers import call
 
 import sft.finetune
@@ -181,6 +181,7 @@ def test_numbers_that_make_no_sense_are_refused_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
+@once
 def test_replay_forgets_less(monkeypatch, tmp_path, own_file):
     flags = ["--data", own_file, "--skip-bad", "--base", tmp_path / "base", "--corpus", tmp_path / "text.txt"]
     losses = []

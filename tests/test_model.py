@@ -5,7 +5,7 @@ from unittest import mock
 
 import pytest
 import torch
-from conftest import SWITCHES, tiny
+from conftest import SWITCHES, once, tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
@@ -42,6 +42,7 @@ def logits_and_gradients(model: GPT, ids: torch.Tensor) -> list[torch.Tensor]:
     return [logits, *[parameter.grad for parameter in model.parameters()]]
 
 
+@once
 def test_plain_and_fast_give_the_same_logits_and_gradients(switches):
     model = tiny(**switches)
     ids = random_ids(model, 2, 9)
@@ -55,6 +56,7 @@ def both_engines(small: int):
     return mock.patch("minigpt.fast.engine.SMALL", small)
 
 
+@once
 @pytest.mark.parametrize("small", [0, 10**9], ids=["PyTorch", "NumPy"])
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-9), (torch.float32, 1e-5)], ids=str)
 @given(st.sampled_from(SWITCHES), st.lists(st.integers(1, 9), min_size=1, max_size=4), st.integers(0, 999), st.data())
@@ -79,6 +81,7 @@ def test_plain_and_fast_decoding_give_the_same_logits(small, dtype, tolerance, s
         assert_close(decode(), fast, rtol=tolerance, atol=tolerance * max(1, float(fast[0].abs().max())))
 
 
+@once
 @pytest.mark.parametrize("small", [0, 10**9], ids=["PyTorch", "NumPy"])
 @settings(max_examples=8)
 @given(st.sampled_from(SWITCHES), st.integers(0, 999))
@@ -105,6 +108,7 @@ def test_models_that_numpy_can_not_read_go_to_pytorch(dtype, size):
         assert model.step(state, torch.tensor([1, 2]))[0].dtype == logits.dtype == model.head.weight.dtype
 
 
+@once
 @pytest.mark.parametrize("small", [0, 10**9], ids=["PyTorch", "NumPy"])
 @settings(max_examples=8)
 @given(st.sampled_from(SWITCHES))
