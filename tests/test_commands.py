@@ -410,8 +410,12 @@ def test_bytes_of_a_character_are_shown_by_their_numbers(monkeypatch, capsys, mo
     assert terminal.piece_of(piece, 0) == "‹F0›‹9F›"
 
 
-def test_tokens_of_any_model_and_of_gpt2_are_shown_and_a_pipe_is_not_read(monkeypatch, capsys, model_directory, tok):
-    for name in (str(model_directory), "gpt2"):
+def test_tokens_of_any_model_and_of_gpt2_are_shown_and_a_pipe_is_not_read(
+    monkeypatch, capsys, tmp_path, model_directory, tok
+):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(model_directory, "runs/demo/base")
+    for name in (str(model_directory), "base", "gpt2"):
         if name == "gpt2":
             monkeypatch.setattr(type(tok), "gpt2", classmethod(lambda cls: tok))
         assert call(monkeypatch, tokens, "--text", "Ada", "--model", name) == 0
