@@ -42,8 +42,8 @@ def test_a_loaded_model_gives_the_logits_of_the_saved_one(tmp_path, switches):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_weights_keep_their_precision_on_disk(tmp_path, dtype):
     model = tiny(dtype)
-    save(tmp_path, model, None)
-    loaded, _ = load(tmp_path, dtype)
+    save(str(tmp_path), model, None)  # a path may be text
+    loaded, _ = load(str(tmp_path), dtype)
     assert all(torch.equal(p, q) and p.dtype == dtype for p, q in zip(loaded.parameters(), model.parameters()))
     assert json.loads((tmp_path / "config.json").read_text())["dtype"] == str(dtype).removeprefix("torch.")
 

@@ -328,6 +328,17 @@ def test_a_tokenizer_that_would_give_other_ids_is_refused(path, value):
         from_json(changed(content, path, value))
 
 
+@pytest.mark.parametrize("length, fits", [(1000, True), (1001, False)])
+def test_a_token_of_more_than_1000_bytes_is_refused_also_where_no_merge_has_to_make_it(length, fits):
+    content = json.loads(trained(digits=False).to_str())
+    content["model"] |= {"ignore_merges": True, "vocab": content["model"]["vocab"] | {"a" * length: 10_000}}
+    if fits:
+        assert from_json(json.dumps(content)).encode("a" * length) == [10_000]
+    else:
+        with pytest.raises(ValueError, match=r"^tokenizer\.json: a token must have from 1 to 1000 bytes"):
+            from_json(json.dumps(content))
+
+
 def test_our_own_tokenizer_may_have_another_begin_token_and_none_that_is_not_understood(tmp_path):
     tok = Tokenizer(BYTES, [*SPECIAL_TOKENS, "<s>"], start=[259])
     ids, learn = encode_conversation(tok, [Message("user", "Hi"), Message("assistant", "Yo")])
