@@ -4,14 +4,13 @@ python -m scripts.exercise --topic top_p          # or --grade, or --hint, for t
 """
 
 import ast
-import json
 import shutil
 import textwrap
 from pathlib import Path
 
 from scripts.support.command_line import Parser, run
 from scripts.support.exercises.guide import TOPICS, Exercise
-from scripts.support.run_directory import read_rows
+from scripts.support.run_directory import write_json
 
 ROOT = Path(__file__).parent.parent
 COPIED = ("plain_or_fast", "minigpt", "decoding", "sft", "scripts", "tests", "pyproject.toml")
@@ -71,9 +70,11 @@ def make(topic: str, directory: Path, overwrite: bool = False) -> Path:
         raise ValueError(f"{directory}: already exists, with your work; OVERWRITE=1 starts again")
     exercise = TOPICS[topic]
     gap = without((ROOT / exercise.file).read_text(encoding="utf-8"), exercise)
-    shutil.rmtree(directory, ignore_errors=True)
-    copy_project(directory)
-    (directory / exercise.file).write_text(gap, encoding="utf-8")
+    from minigpt.files.writing import written_whole  # here: it loads torch, which --help can do without
+
+    with written_whole(directory) as aside:
+        copy_project(aside)
+        (aside / exercise.file).write_text(gap, encoding="utf-8")
     return directory / exercise.file
 
 
@@ -120,12 +121,14 @@ def fold(text: str) -> list[str]:
 
 def next_hint(topic: str, directory: Path, number: int | None = None) -> list[str]:
     """The hints up to a number from 1 to 3; without one, one more than were shown before."""
+    from minigpt.files.reading import read_json  # here: it loads torch, which --help can do without
+
     file = directory / "hints.json"
-    [shown] = read_rows(file)[:1] if file.is_file() else [{}]
+    shown = read_json(file) if file.is_file() else {}
     seen = shown[topic] if type(shown.get(topic)) is int else 0
     count = number or min(max(seen, 0) + 1, 3)
     directory.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(shown | {topic: max(count, seen)}), encoding="utf-8")
+    write_json(file, shown | {topic: max(count, seen)})
     lines = [f"{i} of 3: {hint}" for i, hint in enumerate(TOPICS[topic].hints[:count], 1)]
     return [part for line in lines for part in fold(line)]
 

@@ -519,6 +519,17 @@ def test_commands_that_write_anew_leave_the_work_of_others_alone(monkeypatch, ca
     assert (tmp_path / "results.json").read_text() == "mine"
 
 
+def test_what_a_kill_leaves_before_the_first_file_is_whole_is_no_obstacle(monkeypatch, capsys, tmp_path):
+    for module, room, hidden in ((demo, "world", ".documents.txt.7"), (twin, "torch", ".train.npy.partial")):
+        (tmp_path / room).mkdir()
+        (tmp_path / room / hidden).touch()
+        with locked(tmp_path):  # it comes as far as this
+            refuses(monkeypatch, capsys, "another run writes here", module, "--out", tmp_path)
+        (tmp_path / room / "mine.txt").touch()
+        refuses(monkeypatch, capsys, "made by something else", module, "--out", tmp_path)
+        shutil.rmtree(tmp_path / room)
+
+
 def test_a_log_that_is_a_link_is_not_followed(tmp_path):
     (tmp_path / "other").write_text("mine")
     (tmp_path / "log.jsonl").symlink_to(tmp_path / "other")

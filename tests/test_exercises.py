@@ -13,6 +13,7 @@ import tempfile
 import textwrap
 import traceback
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from helpers import call, refuses
@@ -111,7 +112,10 @@ def test_an_exercise_says_where_to_write_and_how_to_grade_and_is_not_written_ove
     assert "your turn" in file.read_text()
     file.write_text("my work")
     refuses(monkeypatch, capsys, "OVERWRITE=1", exercise, "--topic", "bpe_merge")
-    assert file.read_text() == "my work"
+    with monkeypatch.context() as full:
+        full.setattr(exercise.shutil, "copy", mock.Mock(side_effect=OSError(28, "No space left on device", "a file")))
+        refuses(full, capsys, "a file: No space left", exercise, "--topic", "bpe_merge", "--overwrite")
+    assert file.read_text() == "my work" and len(list((tmp_path / "exercises").iterdir())) == 1
     assert call(monkeypatch, exercise, "--topic", "bpe_merge", "--overwrite") == 0
     assert "your turn" in file.read_text()
 

@@ -176,7 +176,6 @@ def test_a_directory_replaces_another_and_what_is_left_of_a_third(tmp_path):
 ALONE = {  # these write in another way; why
     "scripts/toyworld.py": "three files that belong together, written without PyTorch",
     "scripts/support/trial.py": "token files in a directory that is made anew unless its model is complete",
-    "scripts/exercise.py": "a learner's new directory",
     "scripts/support/exercises/grading.py": "a mark in it, made again by the next grading",
     "scripts/lab/mutants.py": "a copy of the source",
 }
@@ -211,6 +210,15 @@ def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
         monkeypatch.setattr(os, name, lambda *args, name=name, real=real: (done.append(name), real(*args))[1])
     writing.write_text(tmp_path / "a.txt", "x")
     assert done == ["fsync", "replace", "fsync"]
+
+
+def test_what_safetensors_wrote_before_a_kill_goes_and_other_files_stay(tmp_path, tok):
+    (tmp_path / ".tmpAbC123").touch()
+    save_model(tmp_path, 1, tok)
+    assert (tmp_path / ".tmpAbC123").exists()  # nothing says that it is ours
+    (tmp_path / ".model.safetensors.partial").touch()
+    save_model(tmp_path, 1, tok)
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_a_full_disk_is_told_with_the_file_s_name(tmp_path):

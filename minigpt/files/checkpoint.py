@@ -66,8 +66,7 @@ def save_checkpoint(
 def _describe(directory: Path, state: TrainState, settings: dict | None) -> None:
     """Write step and settings, and then the hash of every file."""
     write_json(directory / "state.json", {"step": state.step, "settings": settings or {}})
-    files = sorted(path for path in directory.iterdir() if path.name != "sha256.json")
-    write_json(directory / "sha256.json", {path.name: file_hash(path) for path in files})
+    write_json(directory / "sha256.json", {path.name: file_hash(path) for path in sorted(directory.iterdir())})
 
 
 def load_checkpoint(

@@ -147,8 +147,7 @@ def _config(fields: dict, names: set[str]) -> GPTConfig:
 
 def _tokenizer(fields: dict) -> Tokenizer:
     """The tokenizer from a file's fields."""
-    kind = fields.get("tokenizer.ggml.model")
-    split = fields.get("tokenizer.ggml.pre")
+    kind, split = (fields.get(f"tokenizer.ggml.{key}") for key in ("model", "pre"))
     if kind != "gpt2" or split not in SPLITS:
         raise ValueError(f"the tokenizer {kind!r} ({split!r}) is not supported; these are: gpt2 ({', '.join(SPLITS)})")
 

@@ -80,6 +80,9 @@ def write_json(path: Path, content: object) -> None:
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write tensors as safetensors."""
     contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    if beside(path).exists():  # a kill left it, and with it what safetensors 0.8 wrote under a name of its own
+        for left_over in path.parent.glob(".tmp??????"):
+            remove(left_over)
     with written_whole(path) as aside:
         aside.touch()
         mode = aside.stat().st_mode  # a new file's; safetensors 0.8 makes files that nobody else can read

@@ -52,11 +52,17 @@ def refuse_existing(directory: Path, overwrite: bool) -> None:
 def refuse_foreign(directory: Path, made: Sequence[str], mark: str) -> None:
     """ValueError if the directory holds what a command would write anew and none of its own work.
 
-    made: what the command writes. mark: what it writes first, so that its own work is known by it.
+    made: what the command writes. mark: what it writes first, so that its own work is known by it. A kill before that
+    leaves bare directories at most, which are nobody's work.
     """
-    found = [name for name in made if os.path.lexists(directory / name)]
+    found = [name for name in made if os.path.lexists(directory / name) and not is_bare(directory / name)]
     if found and not (directory / mark).exists():
         raise ValueError(f"{directory / found[0]}: is there already, made by something else; choose another OUT=…")
+
+
+def is_bare(path: Path) -> bool:
+    """Whether it is a directory without a file, but for hidden ones: what is being written has such a name."""
+    return path.is_dir() and all(each.is_dir() or each.name.startswith(".") for each in path.rglob("*"))
 
 
 def refuse_other_results(directory: Path, key: str) -> None:

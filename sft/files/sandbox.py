@@ -129,8 +129,7 @@ class Counted(NodeTransformer):
 
     def visit_Output(self, node):
         self.generic_visit(node)
-        fixed = nodes.TemplateData
-        node.nodes = [part if isinstance(part, fixed) else filtered(part, "measured") for part in node.nodes]
+        node.nodes = [p if isinstance(p, nodes.TemplateData) else filtered(p, "measured") for p in node.nodes]
         return node
 
     def visit_Made(self, node):
