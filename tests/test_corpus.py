@@ -109,9 +109,8 @@ def test_a_file_cut_in_pieces_gives_the_token_files_of_the_whole_text(tmp_path, 
         monkeypatch.setattr(text_files, "BLOCK", block)
         texts = read_corpus([str(tmp_path / "*.txt")])
         assert all(piece.begins for piece in texts) == (name == "whole")
-        (tmp_path / name).mkdir()
-        tok = prepare(texts, tmp_path / name, 400, 16)
-        ids = [read_tokens(tmp_path / name / f"{part}.npy").tolist() for part in ("train", "val")]
+        tok = prepare(texts, tmp_path / "made" / name, 400, 16)
+        ids = [read_tokens(tmp_path / "made" / name / f"{part}.npy").tolist() for part in ("train", "val")]
         written.append((tok.tokens, ids))
     assert written[0] == written[1]
     documents = split_in_memory(whole_documents(text + END + text[::-1]))[0]

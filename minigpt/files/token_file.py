@@ -16,6 +16,7 @@ def write_token_files(
     show: Callable = lambda pieces, name: pieces,
 ) -> None:  # fmt: skip
     """Write train.npy and val.npy there; show(pieces, name) passes a part on and may show how far it is."""
+    directory.mkdir(parents=True, exist_ok=True)
     for part in ("train", "val"):
         pieces = show(part_of(corpus, borders, part), f"{part}.npy")
         write_ids(directory / f"{part}.npy", encode(tok, pieces), tok.vocab_size)
