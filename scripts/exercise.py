@@ -81,11 +81,15 @@ def make(topic: str, directory: Path, overwrite: bool = False) -> Path:
 def copy_project(directory: Path) -> None:
     """Copy what an exercise needs of the project into a directory that isn't there yet."""
     directory.mkdir(parents=True)
-    for name in COPIED:
-        if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, directory / name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(ROOT / name, directory)
+    try:
+        for name in COPIED:
+            if (ROOT / name).is_dir():
+                shutil.copytree(ROOT / name, directory / name, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(ROOT / name, directory)
+    except shutil.Error as problem:  # a list of all files that could not be copied
+        *_, why = problem.args[0][0]
+        raise OSError(why) from problem
 
 
 def describe(topic: str) -> str:

@@ -20,6 +20,7 @@ from scripts.exercise import COPIED, ROOT, copy_project
 from scripts.support.command_line import Parser, file_name, run, whole
 from scripts.support.exercises.grading import POINTS, Limits, grade
 from scripts.support.exercises.guide import TOPICS
+from scripts.support.run_directory import locked
 from scripts.support.terminal import table, visible
 
 LARGEST = 1_000_000  # bytes of a submitted file
@@ -128,19 +129,22 @@ def main() -> None:
 
     # grade
     limits, before, done = Limits(args.seconds, args.megabytes), fingerprint(ROOT), []
-    for row in rows(found, topics, limits, args.jobs):
-        done.append(row)
-        if sys.stderr.isatty():
-            end = "\n" if len(done) == len(found) else ""
-            print(f"\r{len(done)} of {len(found)} marked", end=end, file=sys.stderr, flush=True)
-
-    # tell
-    header = ["name", *topics, "sum", "remarks"]
-    text = io.StringIO()
-    csv.writer(text).writerows([header, *done])
     out = args.out or args.directory / "marks.csv"
-    write_text(out, text.getvalue())
-    table(header, done)
+    with locked(out.parent):  # a place that can't be written is told before any work
+        for row in rows(found, topics, limits, args.jobs):
+            done.append(row)
+            if sys.stderr.isatty():
+                end = "\n" if len(done) == len(found) else ""
+                print(f"\r{len(done)} of {len(found)} marked", end=end, file=sys.stderr, flush=True)
+
+        # tell, even if the disk is full by now
+        header = ["name", *topics, "sum", "remarks"]
+        text = io.StringIO()
+        csv.writer(text).writerows([header, *done])
+        try:
+            write_text(out, text.getvalue())
+        finally:
+            table(header, done)
     points = "half for its first cases, half for the project's tests"
     print(f"\n  {POINTS} points for each topic: {points}.  {visible(str(out))}")
     if fingerprint(ROOT) != before:

@@ -112,9 +112,11 @@ def test_an_exercise_says_where_to_write_and_how_to_grade_and_is_not_written_ove
     assert "your turn" in file.read_text()
     file.write_text("my work")
     refuses(monkeypatch, capsys, "OVERWRITE=1", exercise, "--topic", "bpe_merge")
-    with monkeypatch.context() as full:
-        full.setattr(exercise.shutil, "copy", mock.Mock(side_effect=OSError(28, "No space left on device", "a file")))
-        refuses(full, capsys, "a file: No space left", exercise, "--topic", "bpe_merge", "--overwrite")
+    many = exercise.shutil.Error([("a", "b", "a file: No space left"), ("c", "d", "another file: No space left")])
+    for name, problem in (("copy", OSError(28, "No space left", "a file")), ("copytree", many)):
+        with monkeypatch.context() as full:
+            full.setattr(exercise.shutil, name, mock.Mock(side_effect=problem))
+            refuses(full, capsys, "error: a file: No space left", exercise, "--topic", "bpe_merge", "--overwrite")
     assert file.read_text() == "my work" and len(list((tmp_path / "exercises").iterdir())) == 1
     assert call(monkeypatch, exercise, "--topic", "bpe_merge", "--overwrite") == 0
     assert "your turn" in file.read_text()

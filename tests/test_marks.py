@@ -1,6 +1,8 @@
 """Marking a class: whatever a submission does costs its own row only, and the checkout stays as it is."""
 
 import csv
+import re
+from unittest import mock
 
 import pytest
 from helpers import call, refuses
@@ -114,6 +116,19 @@ def test_a_submission_that_changes_the_checkout_is_told(monkeypatch, capsys, tmp
     monkeypatch.setattr(marks, "fingerprint", lambda directory: next(prints))
     refuses(monkeypatch, capsys, "has changed this checkout", marks, str(tmp_path))
     assert read(tmp_path)["ann"]["sum"] == "10"
+
+
+def test_points_are_not_lost_where_their_file_can_not_be_written(monkeypatch, capsys, tmp_path):
+    hand_in(tmp_path, ann=SHIPPED)
+    grade = mock.Mock(return_value=marks.Mark(10))
+    monkeypatch.setattr(marks, "mark", grade)
+    (tmp_path / "file").touch()
+    refuses(monkeypatch, capsys, str(tmp_path / "file"), marks, str(tmp_path), "--out", tmp_path / "file" / "marks.csv")
+    assert not grade.called
+    (tmp_path / "marks.csv").mkdir()
+    assert call(monkeypatch, marks, str(tmp_path)) == 2
+    said = capsys.readouterr()
+    assert re.search(r"ann +10 +10", said.out) and str(tmp_path / "marks.csv") in said.err
 
 
 def test_what_can_not_be_marked_is_one_line(monkeypatch, capsys, tmp_path):

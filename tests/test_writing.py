@@ -226,6 +226,9 @@ def test_a_full_disk_is_told_with_the_file_s_name(tmp_path):
     with mock.patch.object(writing, "remove"), pytest.raises(OSError, match="No space left") as error:
         write_text(tmp_path / "a.txt", "x")
     assert error.value.filename == str(tmp_path / "a.txt")
+    with pytest.raises(FileNotFoundError) as error:
+        write_text(tmp_path / "none" / "a.txt", "x")
+    assert error.value.filename == str(tmp_path / "none" / "a.txt")
 
 
 def test_every_file_of_a_run_has_the_permissions_of_a_new_file(tmp_path, tok):

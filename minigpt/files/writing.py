@@ -43,8 +43,8 @@ def written_whole(path: Path | str) -> Iterator[Path]:
     except SafetensorError as problem:
         raise OSError(f"{path}: can't be written ({problem})") from problem
     except OSError as problem:
-        if problem.errno and not problem.filename:
-            problem.filename = str(path)  # of a full disk, Python names no file
+        if problem.errno and problem.filename in (None, str(aside), aside):
+            problem.filename = str(path)  # not the hidden one; of a full disk, Python names no file
         raise
     finally:
         remove(aside)
