@@ -10,7 +10,7 @@ from pathlib import Path
 
 from scripts.support.command_line import Parser, run
 from scripts.support.exercises.guide import TOPICS, Exercise
-from scripts.support.run_directory import write_json
+from scripts.support.run_directory import locked, write_json
 
 ROOT = Path(__file__).parent.parent
 COPIED = ("plain_or_fast", "minigpt", "decoding", "sft", "scripts", "tests", "pyproject.toml")
@@ -176,9 +176,12 @@ def main() -> int | None:
         )
         return None if result.solved else 1
     if args.hint:
-        print("\n".join(next_hint(topic, exercises, args.n)))
+        with locked(exercises):
+            hints = next_hint(topic, exercises, args.n)
+        print("\n".join(hints))
         return None
-    path = make(topic, exercises / topic, args.overwrite)
+    with locked(exercises):
+        path = make(topic, exercises / topic, args.overwrite)
     print(f"{describe(topic)}\n\nwrite it in  {path.relative_to(ROOT)}\ngrade it by  make grade TOPIC={topic}")
     return None
 

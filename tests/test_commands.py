@@ -35,6 +35,7 @@ from scripts import (
     toyworld,
     twin,
 )
+from scripts.book import __main__ as book
 from scripts.lab import bench, bench_tokenizer, claims, mutants, race
 from scripts.playground import __main__ as playground
 from scripts.support import models, pretraining, terminal
@@ -476,6 +477,7 @@ with locked(Path({str(tmp_path / "replay")!r})):
             (race, text),
         ):
             refuses(monkeypatch, capsys, "another run writes here", module, *flags, "--out", tmp_path / "replay")
+        refuses(monkeypatch, capsys, "another run writes", book, "--out", tmp_path / "replay" / "book")
         refuses(
             monkeypatch, capsys, "another run writes", experiments, "replay", "--world", tmp_path, "--out", tmp_path
         )

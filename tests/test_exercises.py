@@ -24,6 +24,7 @@ from scripts.exercise import ROOT, TOPICS, make, without
 from scripts.lab.claims import CLAIMS
 from scripts.support.exercises import cases, grading
 from scripts.support.exercises.guide import lecture_order, read_topic
+from scripts.support.run_directory import locked
 
 
 def graded(directory, tests: list[str], fast: bool) -> str:
@@ -104,6 +105,9 @@ def test_an_exercise_says_where_to_write_and_how_to_grade_and_is_not_written_ove
             (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "minigpt" / "tokenizer.py").write_text((ROOT / "minigpt" / "tokenizer.py").read_text())
     monkeypatch.setattr(exercise, "ROOT", tmp_path)
+    with locked(tmp_path / "exercises"):
+        for more in ([], ["--hint"]):
+            refuses(monkeypatch, capsys, "another run writes here now", exercise, "--topic", "bpe_merge", *more)
     assert call(monkeypatch, exercise, "--topic", "bpe_merge") == 0
     printed = capsys.readouterr().out
     assert "write it in  exercises/bpe_merge/minigpt/tokenizer.py" in printed

@@ -6,7 +6,7 @@ python -m scripts.book --out runs/book
 from pathlib import Path
 
 from scripts.support.command_line import Parser, file_name, run
-from scripts.support.run_directory import refuse_foreign
+from scripts.support.run_directory import locked, refuse_foreign
 
 OUT, DEMO = Path("runs/book"), Path("runs/demo")
 
@@ -31,7 +31,8 @@ def main() -> None:
     if args.keep_pictures:
         figures.keep(demo)
         return
-    pages = site.build(args.out, None if lacking else demo)
+    with locked(args.out.parent):  # the directory itself is replaced
+        pages = site.build(args.out, None if lacking else demo)
     print(f"{len(pages)} pages, with the figures of {'the run in docs/lecture.md' if lacking else demo}")
     print(f"open {args.out / 'index.html'} in a browser")
 
