@@ -26,6 +26,7 @@ from test_real_models import random_llama, trained, write_gguf
 from minigpt import Tokenizer, load, save
 from minigpt.files import writing
 from minigpt.files.huggingface import config_from_disk, config_to_disk
+from minigpt.files.reading import errors_of
 from minigpt.files.tokenizer_json import from_json, to_json
 from minigpt.tokenizer import SPECIAL_TOKENS
 from scripts import generate as generate_command
@@ -522,6 +523,17 @@ def test_heads_that_do_not_divide_are_refused_in_gguf(gguf_file):
 def test_without_the_package_gguf_the_message_says_what_to_install(gguf_file, monkeypatch):
     monkeypatch.setitem(sys.modules, "gguf", None)
     refused(gguf_file, "install the package gguf")
+
+
+class PanicException(BaseException):
+    """As libraries in Rust raise it."""
+
+
+def test_a_panic_of_a_library_becomes_an_error_of_the_file_and_ctrl_c_stays_what_it_is(tmp_path):
+    for raised, expected in ((PanicException("lost"), ValueError), (KeyboardInterrupt(), KeyboardInterrupt)):
+        with pytest.raises(expected) as told, errors_of(tmp_path):
+            raise raised
+        assert expected is KeyboardInterrupt or str(told.value) == f"{tmp_path}: PanicException: lost"
 
 
 # ---- many malformed files

@@ -271,6 +271,14 @@ def test_weights_begin_small_and_smaller_where_they_write_into_the_stream():
             assert (parameter == (0 if name.endswith("bias") else 1)).all(), name
 
 
+@once
+def test_the_embeddings_of_a_wide_model_begin_smaller():
+    torch.manual_seed(0)
+    model = GPT(GPTConfig.toy(n_layers=1, d_model=400, tie_embeddings=False, position="learned"))
+    for embedding in (model.token_embedding, model.position_embedding, model.head):
+        assert embedding.weight.std().item() == pytest.approx(0.01, rel=0.05)
+
+
 @pytest.mark.parametrize("position", ["rope", "learned"])
 def test_more_tokens_than_the_context_holds_are_refused(position):
     # docs/known_bugs.md: a cache run past the window
