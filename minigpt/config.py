@@ -1,7 +1,7 @@
 """What a model is and how it is trained, as frozen values: all the numbers that a run depends on."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from numbers import Integral
 
@@ -35,20 +35,20 @@ class GPTConfig:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        _check(self, ["vocab_size", "context_length", "n_layers", "n_heads", "d_model"], *COUNT)
+        check(vars(self), ["vocab_size", "context_length", "n_layers", "n_heads", "d_model"], *COUNT)
         if self.n_kv_heads is None:
             object.__setattr__(self, "n_kv_heads", self.n_heads)
         if self.d_ff is None:
             width = 4 * self.d_model if self.mlp == "gelu" else 32 * math.ceil(8 * self.d_model / 3 / 32)
             object.__setattr__(self, "d_ff", width)
-        _check(self, ["n_kv_heads", "d_ff"], *COUNT)
-        _check(self, ["norm_eps", "rope_theta"], *POSITIVE)
-        _check(self, ["bias", "tie_embeddings"], lambda switch: isinstance(switch, bool), "True or False")
+        check(vars(self), ["n_kv_heads", "d_ff"], *COUNT)
+        check(vars(self), ["norm_eps", "rope_theta"], *POSITIVE)
+        check(vars(self), ["bias", "tie_embeddings"], lambda switch: isinstance(switch, bool), "True or False")
         _check_choices(self, norm=("rmsnorm", "layernorm"), position=("rope", "learned"), mlp=("swiglu", "gelu"))
-        _check(self, ["d_model"], lambda C: C % self.n_heads == 0, f"a multiple of n_heads={self.n_heads}")
-        _check(self, ["n_kv_heads"], lambda K: self.n_heads % K == 0, f"a divisor of {self.n_heads}")
-        _check(self, ["d_head"], lambda D: self.position != "rope" or D % 2 == 0, "even, for rope")
-        _check(self, ["dropout"], lambda rate: 0 <= rate < 1, "in [0, 1)")
+        check(vars(self), ["d_model"], lambda C: C % self.n_heads == 0, f"a multiple of n_heads={self.n_heads}")
+        check(vars(self), ["n_kv_heads"], lambda K: self.n_heads % K == 0, f"a divisor of {self.n_heads}")
+        check({"d_head": self.d_head}, ["d_head"], lambda D: self.position != "rope" or D % 2 == 0, "even, for rope")
+        check(vars(self), ["dropout"], lambda rate: 0 <= rate < 1, "in [0, 1)")
 
     @property
     def d_head(self) -> int:
@@ -113,12 +113,12 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check(self, ["steps", "micro_batches"], *COUNT)
-        _check(self, ["warmup", "seed"], *WHOLE)
-        _check(self, ["lr", "muon_lr", "clip", "eps"], *POSITIVE)
-        _check(self, ["weight_decay"], lambda rate: 0 <= rate < math.inf, "at least 0, and finite")
-        _check(self, ["final_lr"], lambda share: 0 <= share <= 1, "at least 0 and at most 1, a share of lr")
-        _check(self, ["betas"], lambda pair: len(pair) == 2 and all(0 <= b < 1 for b in pair), "two numbers in [0, 1)")
+        check(vars(self), ["steps", "micro_batches"], *COUNT)
+        check(vars(self), ["warmup", "seed"], *WHOLE)
+        check(vars(self), ["lr", "muon_lr", "clip", "eps"], *POSITIVE)
+        check(vars(self), ["weight_decay"], lambda rate: 0 <= rate < math.inf, "at least 0, and finite")
+        check(vars(self), ["final_lr"], lambda share: 0 <= share <= 1, "at least 0 and at most 1, a share of lr")
+        check(vars(self), ["betas"], lambda bs: len(bs) == 2 and all(0 <= b < 1 for b in bs), "two numbers in [0, 1)")
         _check_choices(self, schedule=("linear", "cosine"), optimizer=("adamw", "muon"))
         _check_choices(self, precision=("fp32", "bf16", "auto"))
 
@@ -129,18 +129,18 @@ COUNT = (lambda n: WHOLE[0](n) and n >= 1), "at least 1, a whole number"
 POSITIVE = (lambda number: 0 < number < math.inf), "above 0, and finite"
 
 
-def _check(config: object, names: Sequence[str], fits: Callable, rule: str) -> None:
+def check(values: dict[str, object], names: Iterable[str], fits: Callable, rule: str) -> None:
     """ValueError that tells the rule unless the values of these names fit."""
     for name in names:
-        value = getattr(config, name)
+        value = values[name]
         try:
             right = fits(value)
         except TypeError:  # a text for a number, say
             right = False
         if not right:
-            raise ValueError(f"{name}={value!r}: must be {rule}")
+            raise ValueError(f"{name}={value!r:.40}: must be {rule}")
 
 
 def _check_choices(config: object, **choices: tuple) -> None:
     for name, allowed in choices.items():
-        _check(config, [name], allowed.__contains__, " or ".join(allowed))
+        check(vars(config), [name], allowed.__contains__, " or ".join(allowed))

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .config import COUNT, check
+
 IGNORE = -100  # a target that is not learnt; PyTorch's own convention
 
 
@@ -113,9 +115,7 @@ def next_token_batch(tokens: np.ndarray, rows: Iterable[np.ndarray]) -> Batch:
 
 def checked_tokens(tokens: np.ndarray, end_id: int, **numbers: int) -> np.ndarray:
     """The tokens as an array. ValueError when batches can't be cut from them, or for a number out of range."""
-    for name, number in numbers.items():
-        if not isinstance(number, int) or not 1 <= number < 2**24:
-            raise ValueError(f"{name}={number!r:.40}: must be a whole number from 1, below 2**24")
+    check(numbers, numbers, lambda number: COUNT[0](number) and number < 2**24, f"{COUNT[1]}, below 2**24")
     tokens = np.asarray(tokens)
     if tokens.ndim != 1 or len(tokens) < 2 or not tokens[0] == tokens[-1] == end_id:
         raise ValueError(f"nothing to learn from: must be one row of ids with the end token {end_id} at both ends")

@@ -76,8 +76,7 @@ def learning_rate(step: int, config: TrainConfig) -> float:
     """
     if step < config.warmup:
         return (step + 1) / config.warmup
-    done = (step - config.warmup) / max(1, config.steps - 1 - config.warmup)
-    done = min(done, 1)  # 0 to 1; past the end it stays there
+    done = min(1, (step - config.warmup) / max(1, config.steps - 1 - config.warmup))  # past the end it stays at 1
     fall = done if config.schedule == "linear" else (1 - math.cos(math.pi * done)) / 2
     return 1 - (1 - config.final_lr) * fall
 

@@ -14,7 +14,7 @@ from functools import cached_property
 
 from plain_or_fast import has_twin, plain
 
-# regex is imported where it is used, so that loading a model's weights doesn't need it.
+from .config import COUNT, check
 
 # GPT-2's split of a text into chunks. No merge crosses their borders. A chunk is the end of a contraction, or letters,
 # digits or signs with the space before them, or a run of spaces.
@@ -120,7 +120,7 @@ class Tokenizer:
         start: Iterable[int] | None = None,
         end_ids: Iterable[int] = (),
         chat_template: str | None = None,
-        names: dict[str, str] | None = None,
+        names: dict[str, str | None] | None = None,
     ):
         if not isinstance(special_tokens, dict):
             special_tokens = {name: i for i, name in enumerate(several(special_tokens, "special_tokens"), len(tokens))}
@@ -146,12 +146,12 @@ class Tokenizer:
         It is smaller when every chunk has become one token. Of pairs equally frequent, the greater pair of byte strings
         comes first. ValueError when there is no room for the 256 bytes, and for half of a surrogate pair in a text.
         """
-        import regex
+        import regex  # wherever it is used, so that loading a model's weights doesn't need it
 
         special_tokens = list(several(special_tokens, "special_tokens"))
         smallest = 256 + len(special_tokens)
-        if not hasattr(vocab_size, "__index__") or vocab_size < smallest:
-            raise ValueError(f"vocab_size={vocab_size!r:.40}: must be at least {smallest}: bytes and special tokens")
+        fits = lambda size: COUNT[0](size) and size >= smallest
+        check({"vocab_size": vocab_size}, ["vocab_size"], fits, f"at least {smallest}: bytes and special tokens")
 
         # how often each chunk occurs: merges look at each distinct chunk once
         chunks = Counter()

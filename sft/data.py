@@ -7,9 +7,11 @@ from functools import lru_cache
 
 import numpy as np
 
+from minigpt.config import COUNT, check
 from minigpt.data import IGNORE, Batch, Batches
 from minigpt.tokenizer import Tokenizer
 
+from .files.chat_template import require_layout
 from .template import Message, encode_conversation
 
 MIXING = 1.25  # lengths in a batch differ by about this factor; nearer 1: less padding, and batches too alike
@@ -45,7 +47,7 @@ def encode_examples(
     """
     if loss_on not in ("response", "all"):
         raise ValueError(f"loss_on={loss_on!r}: must be 'response' or 'all'")
-    encode_conversation(tok, [Message("user", "Hi"), Message("assistant", "Yo")])  # is there a layout?
+    require_layout(tok)
     longest = context_length + 1  # the last id is a target only
     kept, learn, sources, truncated, dropped = [], [], [], 0, 0
     for example in examples:
@@ -84,6 +86,7 @@ def collate(rows: Rows, picks: list[int]) -> Batch:
 
 def example_batches(rows: Rows, batch_size: int, seed: int = 0) -> Batches:
     """Batches for `train`: every row once per epoch, each epoch in its own order, like lengths together."""
+    check({"batch_size": batch_size}, ["batch_size"], *COUNT)
 
     @lru_cache(maxsize=1)
     def picks(epoch: int) -> list[list[int]]:
@@ -100,8 +103,6 @@ def example_batches(rows: Rows, batch_size: int, seed: int = 0) -> Batches:
 
 def epoch_picks(rows: Rows, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
     """The rows of each batch of an epoch: sort by length with some noise, cut, and shuffle the batches."""
-    if not hasattr(batch_size, "__index__") or batch_size < 1:
-        raise ValueError(f"batch_size={batch_size!r}: must be at least 1, a whole number")
     rng = np.random.default_rng([seed, epoch])
     lengths = np.array([len(ids) for ids in rows.ids])
     noise = rng.uniform(1, MIXING, len(lengths))

@@ -23,8 +23,8 @@ FILES = {
 ARROWS = {
     "formulas": set(),
     "config": set(),
-    "tokenizer": {"files.gpt2_ranks"},
-    "data": set(),
+    "tokenizer": {"config", "files.gpt2_ranks"},
+    "data": {"config"},
     "corpus": {"tokenizer"},
     "initial": set(),
     "optim": {"config", "fast.muon"},  # muon: the other optimizer, when it is asked for by name
@@ -76,7 +76,8 @@ def test_arrows_in_minigpt_go_one_way(name):
 @pytest.mark.parametrize("room", ["fast", "files"])
 def test_a_room_beside_the_plain_edition_knows_only_itself_and_that(room):
     for name in [name for name in FILES if name.split(".")[1:2] == [room]]:
-        assert ours(name) <= {*PLAIN, *(other for other in FILES if other.split(".")[:2] == name.split(".")[:2])}, name
+        rooms = [name.split(".")[:2], ["minigpt", room]]  # its own, and that of the base model
+        assert ours(name) <= {*PLAIN, *(other for other in FILES if other.split(".")[:2] in rooms)}, name
 
 
 def test_the_loop_knows_neither_the_model_nor_fine_tuning():
@@ -205,7 +206,7 @@ def lines(names: list[str]) -> int:
 
 def test_the_plain_edition_and_its_longest_files_keep_their_budgets():
     assert lines(PLAIN) <= 2588
-    assert lines(list(FILES)) <= 5441
+    assert lines(list(FILES)) <= 5472
     for name in [name for name in PLAIN if name.split(".")[-1] in BUDGETS]:
         assert lines([name]) <= BUDGETS[name.split(".")[-1]], name
 

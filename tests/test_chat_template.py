@@ -10,10 +10,10 @@ from conftest import TEXTS, tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minigpt import Tokenizer, load, save
+from minigpt import Tokenizer, TrainConfig, load, save
 from minigpt.files.directory import OUR_LAYOUT
 from minigpt.tokenizer import END, SPECIAL_TOKENS
-from sft import Message, encode_conversation, end_ids
+from sft import Example, Message, encode_conversation, end_ids, fine_tune
 
 BYTES = [bytes([byte]) for byte in range(256)]
 CHATML = (
@@ -274,6 +274,40 @@ def test_without_jinja2_a_model_with_a_chat_template_says_what_to_install(monkey
     assert end_ids(tok) == (256,)  # texts can be continued all the same
     plain = made(IM, None, end=END, start=[])
     assert encode_conversation(plain, [Message("user", "Hi")])
+
+
+@pytest.mark.parametrize("key", ["bos_token", "pad_token", "cls_token"])
+@pytest.mark.parametrize("named", [True, False])
+def test_a_template_gets_the_names_of_tokens_that_its_files_tell_and_no_others(tmp_path, key, named):
+    tok = made([*IM, "<s>"], f"{{{{ {key} }}}}{CHATML}", end="<|im_end|>", start=[256], names={key: "<s>"})
+    path = directory_with(tmp_path, tok)
+    if not named:
+        told = json.loads((path / "tokenizer_config.json").read_text())
+        (path / "tokenizer_config.json").write_text(json.dumps({k: v for k, v in told.items() if k != key}))
+    messages = [Message("user", "Hi"), Message("assistant", "Yo")]
+    for _ in range(2):  # the second time, as we have saved it
+        theirs = transformers.AutoTokenizer.from_pretrained(path)
+        oracle = theirs.apply_chat_template([vars(message) for message in messages], return_dict=False)
+        model, tok = load(path)
+        assert encode_conversation(tok, messages)[0] == oracle
+        assert (oracle[0] == 259) == named
+        save(path, model, tok)
+
+
+@pytest.mark.parametrize("letters", ["abc", "0123", "é", "🙂", "你"])
+def test_a_vocabulary_without_most_letters_can_be_fine_tuned(letters):
+    known = {bytes([byte]) for byte in (letters + "\n").encode()}
+    tok = Tokenizer(sorted(known), IM, end=END, start=[], chat_template=GPT2)
+    example = Example([Message("user", letters), Message("assistant", letters)])
+    [_] = fine_tune(tiny(vocab_size=tok.vocab_size, context_length=40), tok, [example], TrainConfig(steps=1))
+    assert end_ids(tok) == (tok.end_id,)
+
+
+def test_a_hostile_template_is_rendered_once_however_often_its_ends_are_asked_for():
+    tok = made(IM, HOSTILE["loops"], end="<|im_end|>", start=[])
+    started = time.process_time()
+    assert {end_ids(tok) for _ in range(50)} == {(258,)}
+    assert time.process_time() - started < 6
 
 
 def test_what_a_template_raises_is_told_in_one_line():

@@ -325,7 +325,7 @@ def test_a_pipe_in_a_checkpoint_is_never_read(tmp_path, name):
         load_checkpoint(tmp_path, tiny())
 
 
-@pytest.mark.parametrize("keep", [0, -1, 1.5, None, "2"])
+@pytest.mark.parametrize("keep", [0, -1, 1.5, None, "2", True])
 def test_a_number_of_saves_to_keep_below_1_is_refused_before_anything_is_written_or_deleted(tmp_path, keep):
     saved_run(tmp_path, [1, 2])
     before = sorted(tmp_path.rglob("*"))

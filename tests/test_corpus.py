@@ -175,7 +175,7 @@ import re, sys, time
 from minigpt import Tokenizer
 from minigpt.corpus import split
 from minigpt.files.text_files import read_corpus
-from minigpt.files.token_file import write_token_files
+from scripts.support.token_files import write_token_files
 from pathlib import Path
 
 corpus, started = read_corpus([sys.argv[1]]), time.process_time()

@@ -171,12 +171,14 @@ def test_tokens_may_come_in_a_list_or_a_tensor():
         assert rows_in(token_batches(tokens, END, 8, 5)(0)) == expected
 
 
-@pytest.mark.parametrize("name, value", [("context_length", 0), *(("batch_size", wrong) for wrong in (0, 1.5, 10**30))])
+@pytest.mark.parametrize(
+    "name, value", [("context_length", 0), *(("batch_size", wrong) for wrong in (0, 1.5, 10**30, True))]
+)
 def test_a_number_that_cuts_no_batch_is_refused(name, value):
     sizes = {"context_length": 8, "batch_size": 2} | {name: value}
-    with pytest.raises(ValueError, match=f"{name}={value}: must be a whole number from 1"):
+    with pytest.raises(ValueError, match=f"{name}={value}: must be at least 1, a whole number"):
         token_batches(short_documents(5), END, **sizes)
-    with pytest.raises(ValueError, match=f"{name}={value}: must be a whole number from 1"):
+    with pytest.raises(ValueError, match=f"{name}={value}: must be at least 1, a whole number"):
         next(all_batches(short_documents(5), END, **sizes))
 
 

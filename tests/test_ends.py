@@ -99,6 +99,21 @@ def test_every_id_that_ends_an_answer_is_read_and_written_back(tmp_path, file):
             load(tmp_path / "a")
 
 
+@pytest.mark.parametrize("special, ends", [(["<s>", "<|im_start|>", "<|im_end|>"], [258]), ([], [65])])
+def test_a_model_whose_files_name_no_end_between_documents_is_saved_all_the_same(tmp_path, special, ends):
+    tok = made(special, CHATML if special else None, end=END, start=[], end_ids=ends)
+    model = tiny(torch.float32, vocab_size=tok.vocab_size, context_length=96)
+    if special:  # fine-tuning teaches the template's end
+        example = Example([Message("user", "Hi"), Message("assistant", "Yo")])
+        list(fine_tune(model, tok, [example], TrainConfig(steps=1), batch_size=1))
+    save(tmp_path, model, tok)
+    told = json.loads((tmp_path / "generation_config.json").read_text())
+    assert told == {"bos_token_id": None, "eos_token_id": ends[0], "pad_token_id": None}
+    assert load(tmp_path)[1].end_ids == tuple(ends)
+    theirs = transformers.GenerationConfig.from_pretrained(tmp_path)
+    assert theirs.eos_token_id == ends[0]
+
+
 def test_rows_without_a_token_are_never_drawn(monkeypatch, capsys, tmp_path):
     tok = made(["<|endoftext|>", "<|im_end|>"], None, start=[])
     model = tiny(torch.float32, vocab_size=320, context_length=120)

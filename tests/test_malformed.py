@@ -25,6 +25,7 @@ from test_real_models import random_llama, trained, write_gguf
 
 from minigpt import Tokenizer, load, save
 from minigpt.files import writing
+from minigpt.files.gguf import NUMBERS
 from minigpt.files.huggingface import config_from_disk, config_to_disk
 from minigpt.files.reading import errors_of
 from minigpt.files.tokenizer_json import from_json, to_json
@@ -253,6 +254,56 @@ def test_a_special_token_that_is_none_is_refused_by_its_key(model, key, value):
 
 
 @pytest.mark.parametrize(
+    "change, said",
+    [
+        *(({key: "<new>"}, f"{key} is '<new>'") for key in ("cls_token", "sep_token", "mask_token")),
+        ({"unk_token": "a"}, "unk_token is 'a'"),
+        ({"additional_special_tokens": ["<new>"]}, "additional_special_tokens is '<new>'"),
+        ({"extra_special_tokens": {"image_token": {"content": "<new>"}}}, "extra_special_tokens is '<new>'"),
+        ({"added_tokens_decoder": {"320": {"content": "<new>"}}}, "the added token 320"),
+        ({"added_tokens_decoder": {"0": {"content": "<|endoftext|>"}}}, "the added token 0"),
+        ({"add_prefix_space": True}, "add_prefix_space is True"),
+        ({"split_special_tokens": True}, "split_special_tokens is True"),
+    ],
+    ids=str,
+)
+def test_settings_by_which_a_text_would_get_other_ids_are_refused(model, change, said):
+    edit(model / "tokenizer_config.json", **change)
+    refused(model, said)
+
+
+def test_an_unknown_token_that_is_nowhere_is_for_other_kinds_of_tokenizers(model):
+    edit(model / "tokenizer_config.json", unk_token="<unk>")
+    save(model / "again", *load(model))
+    assert "unk_token" not in json.loads((model / "again" / "tokenizer_config.json").read_text())
+
+
+def test_a_special_token_with_spaces_around_it_is_refused_in_every_file(model, tok):
+    end = {"content": "<|endoftext|>", "rstrip": True}
+    edit(model / "tokenizer_config.json", added_tokens_decoder={str(tok.end_id): end})
+    refused(model, f"the added token {tok.end_id}")
+
+
+@pytest.mark.parametrize("value", [True, 1.0, "1", -1, 10**6, [1], {}], ids=str)
+@pytest.mark.parametrize("key", ["bos_token_id", "pad_token_id"])
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
+def test_an_id_that_is_none_is_refused_by_file_and_key(model, name, key, value):
+    edit(model / name, **{key: value})
+    refused(model, f"{name}: {key} is ")
+
+
+def test_files_of_older_programs_are_obeyed_and_not_left_beside_a_new_model(model, tok):
+    (model / "special_tokens_map.json").write_text('{"eos_token": "<|response|>"}')
+    assert load(model)[1].end == "<|response|>"
+    (model / "added_tokens.json").write_text('{"<new>": 320}')
+    refused(model, "the added token 320")
+    edit(model / "tokenizer_config.json", added_tokens_decoder={})
+    assert load(model)[1].end == "<|endoftext|>"
+    save(model, *load(model))
+    assert not {"special_tokens_map.json", "added_tokens.json"} & {path.name for path in model.iterdir()}
+
+
+@pytest.mark.parametrize(
     "name", ["tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja"]
 )
 def test_a_link_that_leads_nowhere_is_a_file_that_is_missing(model, name):
@@ -279,6 +330,25 @@ def changed(content: dict, path: list, value) -> str:
         place = place[key]
     place[path[-1]] = value
     return json.dumps(content)
+
+
+@pytest.mark.parametrize("ids, right", [((300, 301, 302), True), ((301, 300, 302), False), ((302, 303, 304), False)])
+def test_added_tokens_that_the_vocabulary_lacks_must_have_the_next_ids_as_tokenizers_gives_them(ids, right):
+    content = json.loads(trained(digits=False).to_str())
+    known = content["model"]["vocab"]
+    for token in content["added_tokens"]:
+        del known[token["content"]]
+    content["model"]["vocab"] = {name: i for i, name in enumerate(sorted(known, key=known.get))}
+    for token, i in zip(content["added_tokens"], ids):
+        token["id"] = i - 300 + len(known)
+    theirs = tokenizers.Tokenizer.from_str(json.dumps(content))
+    told = {token["content"]: token["id"] for token in content["added_tokens"]}
+    assert ({name: theirs.token_to_id(name) for name in told} == told) == right
+    if right:
+        assert from_json(json.dumps(content)).special == told
+    else:
+        with pytest.raises(ValueError, match="the added token"):
+            from_json(json.dumps(content))
 
 
 START = {"SpecialToken": {"id": "<|im_start|>", "type_id": 0}}
@@ -481,6 +551,38 @@ def test_a_fact_in_gguf_that_is_wrong_or_would_change_what_is_computed_is_refuse
     filler = "x" * (-(len(field(key, 0)) + 16) % 32)
     gguf_file.write_bytes(with_two(gguf_file.read_bytes(), field(key, value) + field(filler, 0)))
     refused(gguf_file, key.split(".")[-1].removeprefix("add_eos_"))
+
+
+@pytest.mark.parametrize(
+    "key, kind, value",
+    [
+        *(("tokenizer.ggml.add_bos_token", kind, value) for kind, value in ((8, b"yes"), (8, b""), (4, 1), (6, 0.0))),
+        ("tokenizer.ggml.add_eos_token", 8, b""),
+        ("tokenizer.chat_template", 7, True),
+        ("tokenizer.ggml.unknown_token_id", 5, -1),
+        ("tokenizer.ggml.cls_token_id", 6, 1.0),
+        ("tokenizer.ggml.mask_token_id", 8, b"1"),
+        ("llama.rope.dimension_count", 6, 16.0),
+        ("llama.expert_count", 7, False),
+        ("llama.logit_scale", 6, 4.0),
+        ("llama.attention.causal", 7, False),
+        ("llama.block_count", 4, 2),  # it is there already
+        ("tokenizer.ggml.merges", 8, b"a b"),
+    ],
+)
+def test_a_field_of_gguf_of_another_kind_unknown_or_there_twice_is_refused_by_its_key(gguf_file, key, kind, value):
+    held = struct.pack("<Q", len(value)) + value if kind == 8 else struct.pack("<" + NUMBERS[kind], value)
+    added = struct.pack("<Q", len(key)) + key.encode() + struct.pack("<I", kind) + held
+    filler = "x" * (-(len(added) + 16) % 32)
+    gguf_file.write_bytes(with_two(gguf_file.read_bytes(), added + field(filler, 0)))
+    refused(gguf_file, f"{key} is ")
+
+
+def test_token_types_in_gguf_that_are_no_whole_numbers_are_refused(gguf_file):
+    whole = gguf_file.read_bytes()
+    at = whole.index(b"tokenizer.ggml.token_type") + len(b"tokenizer.ggml.token_type") + 4
+    gguf_file.write_bytes(whole[:at] + struct.pack("<I", 6) + whole[at + 4 :])
+    refused(gguf_file, "token_type is .* as list of int")
 
 
 @pytest.mark.parametrize("role", ["eos", "bos"])

@@ -112,6 +112,8 @@ GOOD = '{"prompt": "Q", "response": "A"}'
     [
         ('{"prompt": "Q", "response": ', "not JSON"),
         ("not json", "not JSON"),
+        ('{"prompt": "Q", "prompt": "q", "response": "A"}', "the key 'prompt' stands twice"),
+        ('{"messages": [{"role": "user", "content": "a", "content": "b"}]}', "the key 'content' stands twice"),
         ('{"prompt": "Q"}', "'response' is missing"),
         ('{"instruction": "Q", "input": "x"}', "'output' is missing"),
         ('{"inputs": "Q"}', "'targets' is missing"),
@@ -312,7 +314,7 @@ def test_batches_are_of_about_one_size_and_hold_each_row_once(tok, lengths, batc
     assert max(map(len, picks)) - min(map(len, picks)) <= 1 and max(map(len, picks)) <= batch_size
 
 
-@pytest.mark.parametrize("batch_size", [0, -1, 1.5, math.nan, "2", None])
+@pytest.mark.parametrize("batch_size", [0, -1, 1.5, math.nan, "2", None, True])
 def test_a_batch_size_that_is_no_whole_number_from_1_is_refused(tok, batch_size):
     rows = encode_examples(tok, [Example([Message("user", "a"), Message("assistant", "b")])] * 3, 32)
     with pytest.raises(ValueError, match=f"batch_size={batch_size!r}: must be at least 1, a whole number"):

@@ -68,10 +68,6 @@ def recompute(model: GPT) -> GPT:
 
     In place; the model is returned. Memory for time: a step computes every block twice. Chen et al. 2016,
     arXiv:1604.06174.
-
-    >>> from minigpt import GPTConfig
-    >>> recompute(GPT(GPTConfig.toy()))(torch.tensor([[1, 2, 3]])).shape
-    torch.Size([1, 3, 1024])
     """
     for block in model.blocks:
         block.forward = _Recomputed(block.forward)

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, distributed, nn
 
+from ..config import COUNT, check
 from ..loop import TrainState
 from .reading import file_hash, read_json, read_tensors
 from .writing import remove, write_json, write_tensors, written_whole
@@ -26,8 +27,7 @@ def save_checkpoint(
     what the run depends on, as JSON, to be compared when it is resumed. sha256.json holds the files' hashes, by which
     later damage is noticed. Of a sharded model, every process must call it, and writes its shares into a file.
     """
-    if not hasattr(keep, "__index__") or keep < 1:
-        raise ValueError(f"keep={keep!r}: must be at least 1, a whole number")
+    check({"keep": keep}, ["keep"], *COUNT)
     final = Path(run) / "checkpoints" / f"step-{state.step}"
     with suppress(ValueError, OSError):
         _check_whole(final)

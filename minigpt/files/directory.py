@@ -4,6 +4,7 @@ Only safetensors and JSON: opening a file that somebody else made runs none of t
 """
 
 from dataclasses import replace
+from itertools import product
 from os.path import lexists
 from pathlib import Path
 
@@ -20,7 +21,9 @@ from .reading import errors_of, read_json, read_tensors, read_text, regular_file
 from .tokenizer_json import from_json, to_json
 from .writing import write_json, write_tensors, write_text
 
-NAMED_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
+NAMED_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
+UNTOLD = {"bos_token": None, "pad_token": None}  # names that a directory leaves out: no others take their place
+OLDER = ("special_tokens_map.json", "added_tokens.json")  # where older programs put parts of tokenizer_config.json
 # Our layout of a conversation as a chat template, for programs that ask for one; sft/template.py is what we go by.
 OUR_LAYOUT = (
     "{% set start = 1 if messages[0]['role'] == 'system' else 0 %}{% for message in messages[start:] %}"
@@ -43,15 +46,17 @@ def save(directory: Path | str, model: GPT, tokenizer: Tokenizer | None) -> None
 
     if tokenizer is not None:
         names = _special_names(tokenizer)
+        ids = list(tokenizer.end_ids) or None
         ends = {
-            "bos_token_id": tokenizer.special[names.get("bos_token", tokenizer.end)],
-            "eos_token_id": list(tokenizer.end_ids) if len(tokenizer.end_ids) > 1 else tokenizer.end_id,
-            "pad_token_id": tokenizer.special[names["pad_token"]],
+            "bos_token_id": tokenizer.special.get(names.get("bos_token", tokenizer.end)),
+            "eos_token_id": ids[0] if ids and len(ids) == 1 else ids,
+            "pad_token_id": tokenizer.special.get(names.get("pad_token", tokenizer.end)),
         }
         config |= ends
         write_text(directory / "tokenizer.json", to_json(tokenizer))
         layout = tokenizer.chat_template or (OUR_LAYOUT if tokenizer.special.keys() >= set(SPECIAL_TOKENS) else None)
-        (directory / "chat_template.jinja").unlink(missing_ok=True)  # an older model's would be read in place of it
+        for name in ("chat_template.jinja", *OLDER):  # an older model's would be read beside what we write
+            (directory / name).unlink(missing_ok=True)
         template = {"chat_template": layout} if layout else {}
         settings = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
         write_json(directory / "tokenizer_config.json", settings | names | template)
@@ -115,9 +120,10 @@ class SpareRows(GPT):
 
 
 def _special_names(tokenizer: Tokenizer) -> dict[str, str]:
-    """The tokens that pad, begin and end a text, and others, as tokenizer_config.json calls them."""
+    """The tokens that pad, begin and end a text, and others, as tokenizer_config.json calls them; those that it has."""
     begin = {"bos_token": tokenizer.special_names[tokenizer.start[0]]} if tokenizer.start else {}
-    return {"pad_token": tokenizer.end} | begin | tokenizer.names | {"eos_token": tokenizer.end}
+    names = {"pad_token": tokenizer.end} | begin | tokenizer.names | {"eos_token": tokenizer.end}
+    return {key: name for key, name in names.items() if name in tokenizer.special}
 
 
 def _read_directory(directory: Path) -> tuple:
@@ -147,8 +153,12 @@ def _read_directory(directory: Path) -> tuple:
 def _read_tokenizer(directory: Path) -> Tokenizer | None:
     if not lexists(directory / "tokenizer.json"):
         return None
-    settings = directory / "tokenizer_config.json"
-    settings = read_json(settings) if lexists(settings) else {}  # a link that leads nowhere is no missing setting
+    files = ("generation_config.json", "config.json", "tokenizer_config.json", *OLDER)
+    told = {name: read_json(directory / name) if lexists(directory / name) else {} for name in files}
+    settings = told["tokenizer_config.json"]
+    if "added_tokens_decoder" not in settings:  # `transformers` then obeys the older files, too
+        settings |= told["special_tokens_map.json"]
+        settings["added_tokens_decoder"] = {i: {"content": name} for name, i in told["added_tokens.json"].items()}
 
     # the chat template: a file of its own, or a setting, which may hold several by name
     template = directory / "chat_template.jinja"
@@ -161,29 +171,49 @@ def _read_tokenizer(directory: Path) -> Tokenizer | None:
 
     # special tokens by their names, or objects that hold the name
     found = {key: settings[key] for key in NAMED_TOKENS if settings.get(key) not in (None, "")}
-    names = {key: name.get("content") if isinstance(name, dict) else name for key, name in found.items()}
+    names = {key: name.get("content", name) if isinstance(name, dict) else name for key, name in found.items()}
     end = names.get("eos_token")
     content = read_text(directory / "tokenizer.json")
-    tokenizer = from_json(content, end if isinstance(end, str) else END, template, names=names)
-    for key, name in names.items():
-        if not isinstance(name, str) or (name not in tokenizer.special and key != "unk_token"):
-            raise ValueError(f"{key} is {name!r:.40}; the tokenizer has no such special token")
-    names.pop("eos_token", None)
+    kept = UNTOLD | {key: name for key, name in names.items() if key != "eos_token"}
+    tokenizer = from_json(content, end if isinstance(end, str) else END, template, names=kept)
+    _check_settings(settings, names, tokenizer)
 
     # every file's ids of those that end an answer
     ends = []
-    for file in ("generation_config.json", "config.json"):
-        told = read_json(directory / file).get("eos_token_id") if lexists(directory / file) else None
-        for i in told if isinstance(told, list) else [] if told is None else [told]:
+    for file, key in product(files[:2], ("eos_token_id", "bos_token_id", "pad_token_id")):
+        ids = [] if told[file].get(key) is None else told[file][key]
+        ids = ids if isinstance(ids, list) and (key == "eos_token_id" or not ids) else [ids]
+        for i in ids:
             if type(i) is not int or not 0 <= i < tokenizer.vocab_size:
-                raise ValueError(f"{file}: eos_token_id is {i!r:.40}; must be an id below {tokenizer.vocab_size}")
-            ends.append(i)
+                raise ValueError(f"{file}: {key} is {i!r:.40}; must be an id below {tokenizer.vocab_size}")
+        ends += ids if key == "eos_token_id" else []  # the others stand for nothing that the tokenizer doesn't say
     if end is None and ends and ends[0] in tokenizer.special_names:  # only the ids are told
-        tokenizer = from_json(content, tokenizer.special_names[ends[0]], template, names=names)
+        tokenizer = from_json(content, tokenizer.special_names[ends[0]], template, names=kept)
     tokenizer.end_ids = tuple(dict.fromkeys([*tokenizer.end_ids, *ends]))
     if template == OUR_LAYOUT and tokenizer.special.keys() >= set(SPECIAL_TOKENS):
         tokenizer.chat_template = None  # it need not be rendered
     return tokenizer
+
+
+def _check_settings(settings: dict, names: dict[str, object], tokenizer: Tokenizer) -> None:
+    """ValueError when tokenizer_config.json asks for other ids than those that tokenizer.json gives."""
+    for key in [key for key in ("add_prefix_space", "split_special_tokens") if settings.get(key)]:
+        raise ValueError(f"tokenizer_config.json: {key} is {settings[key]!r:.40}; only false is supported")
+
+    # named tokens, and more that have no names; an unknown token is for other kinds of tokenizers, it may be missing
+    more = {key: settings.get(key) or [] for key in ("additional_special_tokens", "extra_special_tokens")}
+    more = {key: tokens.values() if isinstance(tokens, dict) else tokens for key, tokens in more.items()}
+    for key, name in [*names.items(), *((key, name) for key, tokens in more.items() for name in tokens)]:
+        name = name.get("content", name) if isinstance(name, dict) else name
+        unused = key == "unk_token" and isinstance(name, str) and name.encode() not in tokenizer.ranks
+        if not (unused or (isinstance(name, str) and name in tokenizer.special)):
+            raise ValueError(f"{key} is {name!r:.40}; the tokenizer has no such special token")
+
+    # added tokens
+    for i, token in settings["added_tokens_decoder"].items():
+        takes_more = any(map(token.get, ("single_word", "lstrip", "rstrip")))
+        if takes_more or tokenizer.special.get(token["content"]) != int(i):
+            raise ValueError(f"the added token {i} is {token!r:.80}, and tokenizer.json says otherwise")
 
 
 def _parameters(config: GPTConfig) -> dict[str, Tensor]:

@@ -27,8 +27,16 @@ SPLITS = {
 NUMBERS = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}  # GGUF's types, as struct has them
 TEXT, ARRAY = 8, 9
 # What would change the computation or the ids, with its only value for us, and the sizes of a head.
-ONLY = {"rope.scaling.factor": 1, "rope.scale_linear": 1, "expert_count": 0}
+ONLY = {"rope.scaling.factor": 1.0, "rope.scale_linear": 1.0, "expert_count": 0}
 HEAD_SIZES = ("rope.dimension_count", "attention.key_length", "attention.value_length")
+# What changes nothing then. Any other field of the architecture might, so it is refused.
+IDLE = ("expert_used_count", "rope.scaling.type", "rope.scaling.original_context_length", "rope.scaling.finetuned",
+    "tensor_data_layout")  # fmt: skip
+# What else is read, by the last part of its key, and its kind.
+KINDS = {
+    "architecture": "str", "model": "str", "pre": "str", "chat_template": "str", "add_bos_token": "bool",
+    "add_eos_token": "bool", "tokens": "list of str", "merges": "list of str", "token_type": "list of int",
+}  # fmt: skip
 ORDINARY, USER_DEFINED, UNUSED = 1, 4, 5  # token types; all others are special in one way or another
 LLAMA = Family(
     name="llama in GGUF",
@@ -65,7 +73,14 @@ def read(path: Path) -> tuple[GPTConfig, dict[str, Stored], Tokenizer]:
     if file.take(4) != b"GGUF" or file.number("I") not in (2, 3):
         raise ValueError("not a GGUF file of version 2 or 3")
     n_tensors, n_fields = file.number("Q"), file.number("Q")
-    fields = {file.text(): file.value(file.number("I")) for _ in range(n_fields)}
+    fields = {}
+    for _ in range(n_fields):
+        key, value = file.text(), file.value(file.number("I"))
+        kind = f"list of {type(value[0]).__name__}" if isinstance(value, list) and value else type(value).__name__
+        right = KINDS.get(key.rpartition(".")[2], kind)
+        if key in fields or not right.startswith(kind):  # an empty list is of any kind
+            raise ValueError(f"{key} is {value!r:.40}; it must stand there once, as {right}")
+        fields[key] = value
 
     # where its tensors lie
     found = {}
@@ -139,9 +154,12 @@ def _config(fields: dict, names: set[str]) -> GPTConfig:
     config = shape_from_disk(LLAMA, found | told, "GGUF")
 
     # what we can't compute otherwise
-    for key, value in (ONLY | dict.fromkeys(HEAD_SIZES, config.d_head)).items():
-        if (stated := fields.get(f"llama.{key}", value)) != value:
-            raise ValueError(f"llama.{key} is {stated!r:.40}; only {value} is supported")
+    only = ONLY | dict.fromkeys(HEAD_SIZES, config.d_head)
+    read = {*LLAMA.keys.values(), *(f"llama.{key}" for key in IDLE)}
+    for key in [key for key in fields if key.startswith("llama.") and key not in read]:
+        value = only.get(key.removeprefix("llama."))
+        if type(fields[key]) is not type(value) or fields[key] != value:
+            raise ValueError(f"{key} is {fields[key]!r:.40}; only {value} is supported")
     return config
 
 
@@ -153,13 +171,14 @@ def _tokenizer(fields: dict) -> Tokenizer:
 
     # tokens by their types, and what the ids of some tokens mean
     names, types = (fields[f"tokenizer.ggml.{key}"] for key in ("tokens", "token_type"))
-    if not isinstance(types, list) or len(types) != len(names) or {*map(type, names)} != {str} or USER_DEFINED in types:
+    if len(types) != len(names) or USER_DEFINED in types:
         raise ValueError("tokens and token_type must be lists of one length, with no token that a user has defined")
     special = {name: i for i, (name, type_) in enumerate(zip(names, types)) if type_ not in (ORDINARY, UNUSED)}
-    ids = {role: fields.get(f"tokenizer.ggml.{role}_token_id") for role in ("bos", "eos", "padding", "eot", "eom")}
-    for role, i in ids.items():
-        if not (i is None or (type(i) is int and i in special.values())):
-            raise ValueError(f"tokenizer.ggml.{role}_token_id is {i!r:.40}; must be the id of a special token")
+    ids = dict.fromkeys(("bos", "eos", "padding", "eot", "eom"))
+    for key in [key for key in fields if key.endswith("_token_id")]:
+        if type(fields[key]) is not int or fields[key] not in special.values():
+            raise ValueError(f"{key} is {fields[key]!r:.40}; must be the id of a special token")
+        ids[key.removeprefix("tokenizer.ggml.").removesuffix("_token_id")] = fields[key]
     roles = {"bos_token": ids["bos"], "pad_token": ids["padding"]}
     begins = fields.get("tokenizer.ggml.add_bos_token", split == "llama-bpe")  # llama.cpp's default, by the split
     if ids["eos"] is None or (begins and ids["bos"] is None) or fields.get("tokenizer.ggml.add_eos_token"):

@@ -84,11 +84,7 @@ BUFFERS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
 
 
 def family_of(config: GPTConfig) -> Family:
-    """The family in whose names a model is written: Llama's, GPT-2's or, for any other mix of switches, ours.
-
-    >>> family_of(GPTConfig.toy()).name
-    'llama'
-    """
+    """The family in whose names a model is written: Llama's, GPT-2's or, for any other mix of switches, ours."""
     for family in FAMILIES.values():
         fits = all(getattr(config, switch) == value for switch, value in family.switches.items())
         if fits and ("n_kv_heads" in family.keys or config.n_kv_heads == config.n_heads):
@@ -99,11 +95,7 @@ def family_of(config: GPTConfig) -> Family:
 
 
 def config_to_disk(config: GPTConfig, dtype: str) -> dict:
-    """The content of config.json.
-
-    >>> config_to_disk(GPTConfig.toy(), "float32")["num_hidden_layers"]
-    4
-    """
+    """The content of config.json."""
     family = family_of(config)
     content = {"model_type": family.name, "dtype": dtype, **family.fixed}
     content |= {theirs: getattr(config, ours) for ours, theirs in family.keys.items()}
@@ -171,11 +163,7 @@ def shape_from_disk(family: Family, content: dict, where: str) -> GPTConfig:
 
 
 def names_on_disk(names: Iterable[str], config: GPTConfig, family: Family) -> dict[str, list[str]]:
-    """The name of each tensor on disk -> our parameters in it. A tied head is left out: it is the embedding.
-
-    >>> names_on_disk(["blocks.1.mlp.up.weight"], GPTConfig.toy(), LLAMA)
-    {'model.layers.1.mlp.up_proj.weight': ['blocks.1.mlp.up.weight']}
-    """
+    """The name of each tensor on disk -> our parameters in it. A tied head is left out: it is the embedding."""
     found = {}
     for name in names:
         module, kind = name.rsplit(".", 1)  # "blocks.1.mlp.up" and "weight" or "bias"

@@ -49,7 +49,7 @@ def read_json(path: Path) -> dict:
 def parse_json(text: str, where: Path | str) -> dict:
     """The object in a JSON text, with finite numbers, whole characters and no name twice; else ValueError."""
     try:
-        content = json.loads(text, parse_constant=_no_number, object_pairs_hook=_without_doubles)
+        content = json.loads(text, parse_constant=_no_number, object_pairs_hook=without_doubles)
         if "\\u" in text:
             json.dumps(content, ensure_ascii=False).encode()  # fails for half of a surrogate pair
     except RecursionError as problem:
@@ -66,10 +66,13 @@ def _no_number(name: str) -> None:
     raise ValueError(f"{name} is no finite number")
 
 
-def _without_doubles(pairs: list[tuple[str, object]]) -> dict:
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        raise ValueError("a name stands twice in one object")
+def without_doubles(pairs: list[tuple[str, object]]) -> dict:
+    """An object of JSON from its keys and values; ValueError for a key that stands there twice."""
+    content = {}
+    for key, value in pairs:
+        if key in content:
+            raise ValueError(f"the key {key!r:.40} stands twice in one object")
+        content[key] = value
     return content
 
 

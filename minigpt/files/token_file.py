@@ -1,25 +1,12 @@
 """Token files: one long row of ids on disk, written as a stream and read through a memory map."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
-from ..corpus import Piece, encode, part_of
-from ..tokenizer import Tokenizer
 from .writing import written_whole
-
-
-def write_token_files(
-    directory: Path, tok: Tokenizer, corpus: Iterable[Piece], borders: Sequence[int],
-    show: Callable = lambda pieces, name: pieces,
-) -> None:  # fmt: skip
-    """Write train.npy and val.npy there; show(pieces, name) passes a part on and may show how far it is."""
-    directory.mkdir(parents=True, exist_ok=True)
-    for part in ("train", "val"):
-        pieces = show(part_of(corpus, borders, part), f"{part}.npy")
-        write_ids(directory / f"{part}.npy", encode(tok, pieces), tok.vocab_size)
 
 
 def write_tokens(path: Path | str, documents: Iterable[Sequence[int]], end_id: int, vocab_size: int) -> int:

@@ -97,11 +97,14 @@ def from_json(content: str, end: str = END, chat_template: str | None = None, **
             if value not in SUPPORTED.get(key, [value]):
                 raise ValueError(f"{key} is {value!r:.80}; a byte-level BPE with {SUPPORTED[key][0]!r} is supported")
 
-        special = {token["content"]: token["id"] for token in parsed["added_tokens"]}
+        # added tokens; `tokenizers` gives those that the vocabulary lacks the next ids, whatever the file says
+        special, next_id = {}, len(model["vocab"])
         for token in parsed["added_tokens"]:
-            two_ids = model["vocab"].get(token["content"], token["id"]) != token["id"]
+            name, i = token["content"], token["id"]
+            two_ids = model["vocab"].get(name, next_id) != i
             if token.get("special") is not True or two_ids or any(map(token.get, ("single_word", "lstrip", "rstrip"))):
-                raise ValueError(f"the added token {token['content']!r:.40} isn't special, has two ids or takes spaces")
+                raise ValueError(f"the added token {name!r:.40} isn't special, has two ids or takes spaces")
+            special[name], next_id = i, max(next_id, i + 1)
         start = [special[name] for name in _start_from_json(parsed, special)]
 
         return from_vocabulary(
@@ -192,9 +195,9 @@ def _start_from_json(parsed: dict, special: dict[str, int]) -> list[str]:
         if part["type"] == "ByteLevel":
             continue
         *names, text = part["single"] if part["type"] == "TemplateProcessing" else [None]
-        names = [piece["SpecialToken"]["id"] for piece in names]
-        told = [part["special_tokens"][name]["ids"] for name in names]
-        if not text or text.get("Sequence", {}).get("id") != "A" or told != [[special[name]] for name in names]:
+        names = [piece.get("SpecialToken", {}).get("id") for piece in names]
+        told = [part["special_tokens"].get(name, {}).get("ids") for name in names]
+        if not text or text.get("Sequence", {}).get("id") != "A" or told != [[special.get(name)] for name in names]:
             raise ValueError(f"post_processor is {part!r:.200}; only special tokens before a text are supported")
         start += names
     return start

@@ -21,12 +21,6 @@ def written_whole(path: Path | str) -> Iterator[Path]:
     After a crash or a kill at any moment, `path` holds either its old content or all of the new content. When the
     block fails, the old content stays and nothing else is left; an OSError names the file. What is put into a directory
     is written through this function, too.
-
-    >>> folder = getfixture("tmp_path")
-    >>> with written_whole(folder / "a.txt") as aside:
-    ...     _ = aside.write_text("all of it")
-    >>> [file.name for file in folder.iterdir()]
-    ['a.txt']
     """
     path = Path(path)
     aside = beside(path)

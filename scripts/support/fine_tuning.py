@@ -10,14 +10,14 @@ from minigpt import TrainConfig, evaluate, read_tokens, token_batches
 from minigpt.corpus import split
 from minigpt.data import Batches
 from minigpt.files.text_files import read_corpus
-from minigpt.files.token_file import write_token_files
 from minigpt.files.writing import remove
 from scripts.support.measuring.answers import decode_greedily, question_and_answer, text_of
 from scripts.support.measuring.text_loss import WINDOW, text_loss, told
 from scripts.support.models import model_directory
 from scripts.support.run_directory import save_anew, write_json
 from scripts.support.stop_and_resume import LossLog
-from scripts.support.terminal import ENDS_AT_ONCE, show_progress, show_reading, table, visible
+from scripts.support.terminal import ENDS_AT_ONCE, show_progress, table, visible
+from scripts.support.token_files import write_token_files
 from sft import Example, Message, collate, encode_conversation, encode_examples, epoch_picks, fine_tune
 from sft.data import Rows
 
@@ -72,7 +72,7 @@ def base_text(base: str, tok, patterns: list[str], directory: Path) -> list:
     files = [source / "train.npy", source / "val.npy"]
     if patterns:
         corpus = read_corpus(patterns)
-        write_token_files(directory, tok, corpus, split(corpus), show_reading)
+        write_token_files(directory, tok, corpus, split(corpus))
     return [read_tokens(file, tok.vocab_size) for file in files] if all(file.exists() for file in files) else []
 
 

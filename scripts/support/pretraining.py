@@ -29,13 +29,13 @@ from minigpt.corpus import Piece, learn_vocabulary, part_of, split
 from minigpt.data import Batches
 from minigpt.fast import processes
 from minigpt.files.text_files import read_corpus
-from minigpt.files.token_file import write_token_files
 from minigpt.files.tokenizer_json import to_json
 from minigpt.files.writing import remove, write_text
 from scripts.support.measuring.text_loss import bits_per_byte
 from scripts.support.run_directory import refuse_existing, save_anew
 from scripts.support.stop_and_resume import LossLog, refuse_saves, stoppable
-from scripts.support.terminal import show_progress, show_reading
+from scripts.support.terminal import show_progress
+from scripts.support.token_files import write_token_files
 
 
 def check_memory(config: GPTConfig, batch_size: int, shares: int = 1) -> None:
@@ -84,7 +84,7 @@ def prepare(corpus: Iterable[Piece], directory: Path, vocab_size: int, context_l
     if every > 1:
         print(f"  {sum(borders):,} characters to train on; the tokenizer learns from every {every}th piece of them")
     require_length(tok, corpus, borders, context_length)
-    write_token_files(directory, tok, corpus, borders, show_reading)
+    write_token_files(directory, tok, corpus, borders)
     print(f"  {len(borders):,} documents, a vocabulary of {tok.vocab_size} tokens")
     return tok
 

@@ -7,6 +7,7 @@ stays plain text, and an answer is encoded apart from its prompt, so no merge cr
 import re
 from collections.abc import Callable
 from functools import cache, lru_cache, partial
+from itertools import chain
 
 from minigpt.tokenizer import Tokenizer
 
@@ -60,17 +61,27 @@ def end_ids(tok: Tokenizer) -> tuple[int, ...]:
     >>> end_ids(Tokenizer([bytes([byte]) for byte in range(256)]))
     (256,)
     """
+    taught = _taught(tok, tok.chat_template)
+    known = [] if isinstance(taught, ValueError) else [taught]  # else texts can be continued all the same
+    return tuple(dict.fromkeys([*known, *tok.end_ids]))
+
+
+def require_layout(tok: Tokenizer) -> None:
+    """ValueError when conversations have no layout that we can use."""
+    if isinstance(problem := _taught(tok, tok.chat_template), ValueError):
+        raise problem
+
+
+@lru_cache(maxsize=16)  # of a failure, too: a hostile template takes seconds
+def _taught(tok: Tokenizer, chat_template: str | None) -> int | ValueError:
+    """The token with which a conversation ends an answer, or why there is none."""
+    words = chain(["Hi"], map(chr, range(ord("!"), 0x110000)))
+    has = lambda word: all(bytes([byte]) in tok.ranks for byte in word.encode(errors="replace"))
+    word = next(filter(has, words), "Hi")  # of a vocabulary without these letters, the first character that it has
     try:
-        taught = [_taught(tok, tok.chat_template)]
-    except ValueError:  # it has no layout that we can use; texts can be continued all the same
-        taught = []
-    return tuple(dict.fromkeys([*taught, *tok.end_ids]))
-
-
-@lru_cache(maxsize=16)
-def _taught(tok: Tokenizer, chat_template: str | None) -> int:
-    """The token with which a conversation ends an answer."""
-    ids, learn = encode_conversation(tok, [Message("user", "Hi"), Message("assistant", "Yo")])
+        ids, learn = encode_conversation(tok, [Message("user", word), Message("assistant", word)])
+    except ValueError as problem:
+        return problem
     return [i for i, learnt in zip(ids, learn) if learnt][-1]
 
 
@@ -81,6 +92,7 @@ def _render(tok: Tokenizer, messages: list[dict], opened: bool) -> str:
         raise ValueError("this model has a chat template: to use it, install jinja2 (pip install jinja2)") from problem
     start = {"bos_token": tok.special_names[tok.start[0]]} if tok.start else {}
     named = start | {"eos_token": tok.end} | tok.names
+    named = {key: name for key, name in named.items() if name is not None}
     try:
         return render(tok.chat_template, messages, add_generation_prompt=opened, tools=None, documents=None, **named)
     except ValueError as problem:

@@ -3,9 +3,11 @@
 import json
 import re
 from bisect import bisect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+
+from minigpt.files.reading import without_doubles
 
 from ..data import Example
 from ..template import ROLES, Message, split_system
@@ -88,11 +90,7 @@ def messages_of(row: object) -> list[Message]:
 
 
 def unused_columns(row: dict) -> tuple[str, ...]:
-    """The keys of a row, and of its messages, that hold something and are not read.
-
-    >>> unused_columns({"messages": [{"role": "user", "content": "Q", "name": "Ada"}], "tools": [1], "images": []})
-    ('messages.name', 'tools')
-    """
+    """The keys of a row, and of its messages, that hold something and are not read."""
     read = {"messages", "instances", *(key for pair in PAIRS for key in pair)}
     items = [item for key in ("messages", "prompt", "completion") for item in row.get(key) or [] if type(item) is dict]
     inner = {f"messages.{key}" for item in items for key, value in item.items() if value}
@@ -115,7 +113,7 @@ def _message(item: object) -> Message:
 def _json_rows(text: str, path: Path) -> Iterator[tuple[int, str]]:
     """Each row of a JSON list and the line on which it begins."""
     try:
-        rows = _parse(text)
+        rows = _parse(text, dict)
     except ValueError as problem:
         raise ValueError(f"{path}:{getattr(problem.__cause__, 'lineno', 1)}: {problem}") from problem
     if not isinstance(rows, list):
@@ -132,9 +130,10 @@ def _json_rows(text: str, path: Path) -> Iterator[tuple[int, str]]:
         yield bisect(line_ends, start) + 1, text[start:end]
 
 
-def _parse(text: str) -> object:
+def _parse(text: str, make: Callable = without_doubles) -> object:
+    """A value of JSON; make: what makes an object of its keys and values."""
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=make)
     except (RecursionError, ValueError) as problem:
         said = "nested too deeply" if isinstance(problem, RecursionError) else getattr(problem, "msg", problem)
         where = f" at column {problem.colno}" if isinstance(problem, json.JSONDecodeError) else ""
