@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -599,7 +600,8 @@ def test_a_linked_folder_of_saves_is_let_go_and_what_it_links_to_stays(
 
     def watched(path: Path, *_) -> None:  # what a kill would leave: never a model's config beside another's files
         written.append(path)
-        assert not (tmp_path / "run" / "config.json").exists() or path.name == "log.jsonl"
+        here = path.parent == tmp_path / "run" and path.name != "log.jsonl"
+        assert not (here and (tmp_path / "run" / "config.json").exists())
 
     for module_that_writes, name in (
         (directory, "write_tensors"),
@@ -653,6 +655,20 @@ def test_a_kill_while_a_model_is_written_over_leaves_the_old_one_or_none(
             with pytest.raises(FileNotFoundError, match=r"config\.json is missing"):
                 load(run)
     assert number > 5 and True in whole
+
+
+def test_a_full_disk_leaves_the_model_that_is_written_over(monkeypatch, model_directory, tok):
+    before = {path: path.read_bytes() for path in model_directory.iterdir()}
+    for writer in ("write_tensors", "write_text", "write_json"):
+        with monkeypatch.context() as full:
+            full.setattr(directory, writer, mock.Mock(side_effect=OSError(28, "No space left on device")))
+            with pytest.raises(OSError, match="No space left"):
+                save_anew(model_directory, tiny(torch.float32, 1, vocab_size=tok.vocab_size), tok)
+        assert {path: path.read_bytes() for path in model_directory.iterdir()} == before
+    (model_directory / "chat_template.jinja").write_text("an older model's")
+    save_anew(model_directory, tiny(torch.float32, 1, vocab_size=tok.vocab_size), tok)
+    assert {path.name for path in model_directory.iterdir()} == {path.name for path in before}
+    assert load(model_directory)[0].context_length == 16
 
 
 def test_results_are_kept_before_they_are_shown(monkeypatch, capsys, tmp_path, model_directory, demonstrations):

@@ -75,12 +75,25 @@ def refuse_other_results(directory: Path, key: str) -> None:
 
 
 def save_anew(directory: Path, model, tok) -> None:
-    """Write a model where an older one may be: a kill in between leaves no model, never a mixture of the two."""
-    from minigpt.files import directory as model_files
-    from minigpt.files import writing
+    """Write a model where an older one may be: a kill leaves one of them or none, never a mixture of the two.
 
-    writing.remove(directory / "config.json")
-    model_files.save(directory, model, tok)
+    A full disk leaves the older one: all that needs room is written aside.
+    """
+    from minigpt.files import directory as model_files
+    from minigpt.files.writing import remove
+
+    aside = directory / ".anew"
+    remove(aside)
+    try:
+        model_files.save(aside, model, tok)
+
+        # without its config.json, what is here is no model: it goes first and comes last
+        for name in ("config.json", "chat_template.jinja"):
+            remove(directory / name)
+        for file in sorted(aside.iterdir(), key=lambda file: file.name == "config.json"):
+            os.replace(file, directory / file.name)
+    finally:
+        remove(aside)
 
 
 def write_json(path: Path, content: object) -> None:
