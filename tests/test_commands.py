@@ -21,6 +21,7 @@ from test_writing import killed_at
 from minigpt import GPT, GPTConfig, load, save
 from minigpt.files import directory
 from minigpt.files.checkpoint import checkpoints
+from minigpt.loop import Step
 from scripts import (
     ask,
     chat,
@@ -539,6 +540,14 @@ def test_a_log_that_is_a_link_is_not_followed(tmp_path):
     with pytest.raises(ValueError, match="is a link"):
         LossLog(tmp_path)
     assert (tmp_path / "other").read_text() == "mine"
+
+
+def test_a_disk_that_is_too_full_for_a_line_of_the_log_is_told_with_its_name(tmp_path):
+    log = LossLog(tmp_path)
+    log.path.unlink()
+    log.path.symlink_to("/dev/full")
+    with pytest.raises(OSError, match=r"No space left on device: '.*/log\.jsonl'"):
+        log.add(Step(1, 1.0, 1.0, 1.0, 1, 1.0))
 
 
 def test_a_run_goes_on_without_its_log_and_beside_a_copy_of_a_save(monkeypatch, capsys, tmp_path):

@@ -170,8 +170,12 @@ class LossLog:
         row |= {"tokens": step.tokens, "seconds": step.seconds}
         if validation is not None:
             row["val_loss"] = validation
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        try:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as problem:
+            problem.filename = str(self.path)  # of a full disk, Python names no file
+            raise
         if self.curves:
             row["tokens_per_second"] = step.tokens / step.seconds
             for name in row.keys() - {"step", "tokens", "seconds"}:
