@@ -14,9 +14,10 @@ def main() -> None:
     parser.add_argument("--max-new-tokens", type=whole(1), default=40, help="(default: %(default)s)")
     args = parser.parse_args()
     from scripts.support.measuring.answers import as_question, as_text, continuations
-    from scripts.support.models import open_model
+    from scripts.support.models import open_model, warn_of_forged_turns
 
     model, tok = open_model(args.model)
+    warn_of_forged_turns(tok)
     prompts = {
         "as plain text:": as_text(tok, args.question),
         "in fine-tuning's layout:": as_question(tok, args.question),

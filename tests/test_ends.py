@@ -163,13 +163,15 @@ def test_an_id_without_a_row_is_refused_by_name(monkeypatch, capsys, tmp_path):
     refuses(monkeypatch, capsys, "has none", ask, "--question", "Who?", "--model", tmp_path)
 
 
-@pytest.mark.parametrize("module", [chat, finetune])
+@pytest.mark.parametrize("module", [ask, chat, finetune])
 def test_a_layout_that_words_can_forge_is_said(monkeypatch, capsys, tmp_path, module):
     save(tmp_path, tiny(torch.float32, vocab_size=257, context_length=99), KINDS["plain GPT-2"]())
     (tmp_path / "data.jsonl").write_text('{"prompt": "a", "response": "b"}\n')
     monkeypatch.setattr("builtins.input", lambda _: "")
-    flags = ["--data", tmp_path / "data.jsonl", "--base", tmp_path, "--out", tmp_path / "out", "--steps", 1]
-    assert call(monkeypatch, module, *(["--model", tmp_path] if module is chat else flags)) == 0
+    tuning = ["--data", tmp_path / "data.jsonl", "--base", tmp_path, "--out", tmp_path / "out", "--steps", 1]
+    asking = ["--question", "Who?", "--model", tmp_path, "--max-new-tokens", 1]
+    flags = {ask: asking, chat: ["--model", tmp_path], finetune: tuning}[module]
+    assert call(monkeypatch, module, *flags) == 0
     assert "a question that holds “### Response:” can forge an answer" in capsys.readouterr().out
 
 
