@@ -9,7 +9,7 @@ from helpers import call
 
 import sft.finetune
 from decoding import generate
-from minigpt import IGNORE, Batch, Tokenizer, TrainConfig, TrainState, load, save, train
+from minigpt import IGNORE, Batch, Tokenizer, TrainConfig, TrainState, load, save, train, write_tokens
 from minigpt.tokenizer import END
 from scripts import finetune, show_sft
 from scripts.support import fine_tuning
@@ -249,6 +249,14 @@ def test_one_row_is_learnt_and_nothing_is_held_out(monkeypatch, capsys, tmp_path
     assert (status, learnt) == (0, ["1"]) and "1 demonstrations to learn from, 0 held out" in capsys.readouterr().out
     results = json.loads((tmp_path / "out/results.json").read_text())
     assert results["asked"] == 0 and "val_loss" not in results["after"]
+
+
+def test_a_base_text_of_another_tokenizer_is_refused_by_its_file(monkeypatch, capsys, tmp_path, base, tok):
+    (tmp_path / "base").mkdir()
+    for part in ("train", "val"):
+        write_tokens(tmp_path / f"base/{part}.npy", [[tok.vocab_size]], tok.end_id, tok.vocab_size + 1)
+    assert tune(monkeypatch, tmp_path, base, tok, [ROW])[0] == 2
+    assert f"train.npy: ids from {tok.end_id} to {tok.vocab_size}: must be" in capsys.readouterr().err
 
 
 def test_what_is_odd_about_rows_is_said_and_what_can_not_be_laid_out_is_skipped(
