@@ -117,7 +117,7 @@ def as_ids(name: str, ids: Ids, V: float = math.inf) -> list[int]:
     expect(isinstance(row, Iterable) and not isinstance(row, str | dict), name, ids, "a list of at least one id")
     row = list(row)
     for id in row:
-        expect(isinstance(id, Integral) and 0 <= id < V, f"entry of {name}", id, f"a whole number from 0 to {V - 1}")
+        check_number(f"entry of {name}", id, Integral, 0, V - 1)
     return [int(id) for id in row]
 
 
@@ -147,7 +147,7 @@ def as_seeds(seed: int | Sequence[int] | None, rows: int) -> list[int | None]:
     """One seed per row: s + i from an int s, None from None."""
     if seed is None:
         return [None] * rows
-    is_one = isinstance(seed, Integral)
+    is_one = isinstance(seed, Integral) and not isinstance(seed, bool)
     right = f"None, an int >= 0, or {rows} of them, one per prompt"
     expect(seed >= 0 if is_one else isinstance(seed, Iterable) and not isinstance(seed, str), "seed", seed, right)
     seeds = as_ids("seed", range(seed, seed + rows) if is_one else seed)

@@ -48,6 +48,17 @@ def test_what_has_no_rows_is_refused(wrong):
         generate(RandomTree(V=5, seed=0), wrong, max_new_tokens=1)
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [{"prompts": [[True, 1]]}, {"eos_id": True}, {"banned_ids": [False]}, {"seed": True}, {"seed": [True]}],
+    ids=str,
+)
+def test_a_truth_value_is_no_id_and_no_seed(wrong):
+    given = {"prompts": [[1]], "max_new_tokens": 1} | wrong
+    with pytest.raises(ValueError, match=r"(True|False); expected"):
+        generate(RandomTree(V=5, seed=0), given.pop("prompts"), **given)
+
+
 class OnlyForward(torch.nn.Module):
     """A model of others: no protocol, no window, no vocabulary."""
 
