@@ -463,6 +463,10 @@ def test_a_token_that_no_merge_makes_is_saved_and_loaded():
     tok = Tokenizer([*BYTES, b"abc"])
     theirs = tokenizers.Tokenizer.from_str(to_json(tok))
     assert theirs.encode("abc").ids == tok.encode("abc") == from_json(to_json(tok)).encode("abc") == [256]
+    content = json.loads(to_json(tok))
+    del content["model"]["ignore_merges"]  # then no text has this token
+    with pytest.raises(ValueError, match="'abc'"):
+        from_json(json.dumps(content))
 
 
 def test_holes_between_the_ids_are_saved_and_loaded():

@@ -127,6 +127,10 @@ EQUIVALENT = {
         "it keeps the place of the header that is written at the end",
     ("sft/files/sandbox.py", "Sandbox", "max(abs(left), abs(right)) > 1000000.0 -> max(abs(left), abs(right)) >= 1000000.0"):
         "no rule tells numbers of just this size from those a little larger",
+    ("minigpt/numpy_gpt.py", "cross_entropy", "-1 -> 1"):
+        "what is learnt is laid out in two dimensions, and the last of them is number 1",
+    ("sft/files/sandbox.py", "compiled", "50 -> 51 in sandbox.price += len(source) // 50"):
+        "no rule says what a character of a template costs to within 2 %",
     ("sft/files/sandbox.py", "compiled", "len(source) > LONGEST -> len(source) >= LONGEST"):
         "no rule tells a template of just this length from one a character longer",
 }  # fmt: skip
