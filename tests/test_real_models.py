@@ -152,6 +152,16 @@ def test_gpt2s_published_files_leave_out_a_part_of_the_names_and_hold_the_mask(t
         assert_close(load(tmp_path)[0](IDS), theirs(IDS).logits, rtol=1e-10, atol=1e-10)
 
 
+def test_gpt2s_tensors_under_both_of_their_names_are_refused(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    random_gpt2().save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    save_file(weights | {"wte.weight": weights["transformer.wte.weight"] * 3}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=f"^{tmp_path}: a tensor is there twice"):
+        load(tmp_path)
+
+
 def test_a_tensor_that_we_would_leave_out_is_refused_by_name(tmp_path):
     random_llama(attention_bias=True, mlp_bias=True).save_pretrained(tmp_path)
     content = json.loads((tmp_path / "config.json").read_text())
@@ -171,6 +181,8 @@ def test_a_tensor_that_we_would_leave_out_is_refused_by_name(tmp_path):
         (random_gpt2, {"activation_function": "relu"}),
         (random_gpt2, {"scale_attn_by_inverse_layer_idx": True}),
         (random_gpt2, {"scale_attn_weights": False}),
+        *((random_gpt2, {key: 1}) for key in ("num_hidden_layers", "num_attention_heads", "hidden_size")),
+        (random_gpt2, {"max_position_embeddings": 20}),
     ],
     ids=lambda value: value if isinstance(value, str) else getattr(value, "__name__", str(value)),
 )

@@ -123,6 +123,9 @@ def config_from_disk(content: dict) -> GPTConfig:
         said |= rope
         required |= {"mlp_bias": config.bias, "head_dim": config.d_head, "rope_type": "default"}
         required |= dict.fromkeys(rope.keys() - {"rope_type", "rope_theta"})
+    if kind == "gpt2":  # other names of its numbers, which `transformers` would obey
+        required |= {"num_hidden_layers": config.n_layers, "num_attention_heads": config.n_heads}
+        required |= {"hidden_size": config.d_model, "max_position_embeddings": config.context_length}
     for key, value in required.items():
         if said.get(key) not in (None, value):
             raise ValueError(f"config.json: {key} is {said[key]!r:.80}; only {value!r} is supported")
@@ -194,7 +197,10 @@ def weights_from_disk(
     """
     if family is GPT2:  # the published files leave out the first part of the names
         whole = ("transformer.", "lm_head.")
-        stored = {n if n.startswith(whole) else f"transformer.{n}": tensor for n, tensor in stored.items()}
+        names = {n: n if n.startswith(whole) else f"transformer.{n}" for n in stored}
+        if len({*names.values()}) < len(names):
+            raise ValueError("a tensor is there twice, with and without transformer. before its name")
+        stored = {names[n]: tensor for n, tensor in stored.items()}
 
     # is everything there, and nothing else?
     wanted = names_on_disk(expected, config, family)
