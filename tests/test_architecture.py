@@ -206,7 +206,7 @@ def lines(names: list[str]) -> int:
 
 def test_the_plain_edition_and_its_longest_files_keep_their_budgets():
     assert lines(PLAIN) <= 2588
-    assert lines(list(FILES)) <= 5472
+    assert lines(list(FILES)) <= 5478
     for name in [name for name in PLAIN if name.split(".")[-1] in BUDGETS]:
         assert lines([name]) <= BUDGETS[name.split(".")[-1]], name
 

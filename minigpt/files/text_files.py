@@ -58,6 +58,9 @@ def cut_documents(blocks: Iterable[str]) -> Iterator[Piece]:
 
     The joined ids of the pieces are those of the document: a piece ends where every tokenizer ends a chunk, between a
     letter or digit and the space or sign after it. A document without such a place stays whole.
+
+    >>> list(cut_documents(["low<|endof", "text|>low", "er"]))
+    [Piece(text='low', begins=True), Piece(text='lower', begins=True)]
     """
     held: list[str] = []  # the beginning of a long document, which has no place to cut it at
     text = ""  # what has been read after it
