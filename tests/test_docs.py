@@ -56,6 +56,7 @@ def test_every_test_that_points_to_the_catalogue_is_in_it():
             continue
         source = path.read_text(encoding="utf-8")
         for node in ast.parse(source).body:
-            if isinstance(node, ast.FunctionDef) and KNOWN_BUGS in (ast.get_source_segment(source, node) or ""):
+            lines = source.splitlines()[node.lineno - 1 : node.end_lineno]
+            if isinstance(node, ast.FunctionDef) and any(KNOWN_BUGS in line for line in lines):
                 pointing.append(f"tests/{path.name}::{node.name}")
     assert [test for test in pointing if f"`{test}`" not in read(KNOWN_BUGS)] == []

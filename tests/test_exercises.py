@@ -299,6 +299,7 @@ def test_each_typical_wrong_answer_is_named(monkeypatch, workbench, topic):
         assert any(wrong.says in line for line in said) and any("✗" in line for line in said), (wrong, said)
 
 
+@pytest.mark.slow
 def test_a_wrong_answer_is_named_in_a_process_of_its_own_too(workbench):
     said = plant(workbench, "top_p", TOPICS["top_p"].wrong[0].answer)
     assert any("nothing was taken out" in line for line in said)

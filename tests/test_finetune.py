@@ -139,6 +139,7 @@ def own_file(tmp_path, base, tok):
     return tmp_path / "mine.jsonl"
 
 
+@once
 def test_one_command_fine_tunes_on_a_file_and_says_whether_it_helped(monkeypatch, capsys, tmp_path, own_file):
     flags = ["--data", own_file, "--base", tmp_path / "base", "--out", tmp_path / "out", "--batch-size", 4]
     flags += ["--corpus", tmp_path / "text.txt", "--skip-bad", "--max-new-tokens", 12]

@@ -229,6 +229,7 @@ def test_a_device_that_is_not_there_is_refused(tmp_path, flags, monkeypatch, cap
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_compiled_run_is_saved_and_measured_as_the_plain_model(tmp_path, flags, monkeypatch):
     compiled = []
     real = torch.compile

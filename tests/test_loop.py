@@ -144,6 +144,7 @@ def resume(directory: str) -> None:
         save_checkpoint(Path(directory) / optimizer, model, state)
 
 
+@pytest.mark.slow
 def test_a_run_resumed_in_a_new_process_is_the_whole_run_bit_for_bit(tmp_path):
     for optimizer in ("adamw", "muon"):
         model, state = tiny(torch.float32, dropout=0.3), TrainState()

@@ -759,10 +759,10 @@ def fuzz(count: int, seed: int, directory: Path, sources: list[dict[str, bytes]]
 
 @pytest.mark.parametrize("seed", range(3))
 def test_of_malformed_files_each_is_refused_in_one_line_or_opened_soundly(tmp_path, sources, seed):
-    seen = fuzz(120, seed, tmp_path / "model", sources)
+    seen = fuzz(100, seed, tmp_path / "model", sources)
     print(seen)
     assert set(seen) <= {"refused", "opened"}
-    assert seen["refused"] > 50
+    assert seen["refused"] > 40
 
 
 @pytest.mark.slow
@@ -818,6 +818,7 @@ def test_commands_say_in_one_line_what_is_wrong_with_many_models(tmp_path, sourc
     assert set(seen) <= {"one clear line", "ran"}
 
 
+@pytest.mark.slow
 def test_opening_a_small_file_takes_little_memory(tmp_path, gguf_file):
     """A file of under 1 MB that claims to hold much: the child may take 1 GB more than PyTorch itself."""
     pytest.importorskip("resource")

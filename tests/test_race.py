@@ -106,6 +106,7 @@ def test_the_peer_is_a_causal_transformer_of_nanogpts_shape_that_learns(text):
     assert losses[0] == pytest.approx(np.log(vocab_size), abs=0.3) and losses[-1] < 0.8 * losses[0]
 
 
+@pytest.mark.slow
 def test_an_evening_trains_the_larger_model_alone(monkeypatch, capsys, tmp_path, text):
     monkeypatch.setattr(racer, "EVENING", racer.EVENING._replace(context=16))
     monkeypatch.setattr(peer, "Peer", None)
