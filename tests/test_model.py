@@ -156,12 +156,12 @@ def test_gpt2_has_its_124_439_808_parameters_and_begins_at_ln_v():
     assert first_loss(GPTConfig.gpt2(), rows=2, length=32) == pytest.approx(math.log(50257), abs=0.1)
 
 
+@once
 def test_only_a_model_with_biases_has_them(switches):
-    biases = {name.rpartition(".")[0] for name, _ in tiny(**switches).named_parameters() if name.endswith("bias")}
-    layers = {name for name, module in tiny(**switches).named_modules() if isinstance(module, torch.nn.Linear)} - {
-        "head"
-    }
-    norms = {name for name, _ in tiny(**switches).named_modules() if name.endswith("norm")}
+    model = tiny(**switches)
+    biases = {name.rpartition(".")[0] for name, _ in model.named_parameters() if name.endswith("bias")}
+    layers = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)} - {"head"}
+    norms = {name for name, _ in model.named_modules() if name.endswith("norm")}
     expected = layers | (norms if switches["norm"] == "layernorm" else set())
     assert biases == (expected if switches["bias"] else set())
 
