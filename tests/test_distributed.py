@@ -110,12 +110,14 @@ def together(request, tmp_path_factory):
     return directory, request.param
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_several_processes_take_the_step_of_one(together, name):
+def test_several_processes_take_the_step_of_one(together):
     directory, count = together
-    alone = results(**CASES[name])
-    for rank in range(count):
-        assert_close(load_file(directory / f"{name}.{rank}"), alone, rtol=1e-10, atol=1e-12)
+    for name in CASES:
+        alone = results(**CASES[name])
+        for rank in range(count):
+            assert_close(
+                load_file(directory / f"{name}.{rank}"), alone, rtol=1e-10, atol=1e-12, msg=f"{name}: {{}}".format
+            )
 
 
 def test_all_processes_stop_at_what_one_of_them_meets(together):
