@@ -265,6 +265,16 @@ def test_a_hostile_template_is_refused_in_seconds_and_in_little_memory(name):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # kB
 
 
+def test_a_pass_costs_more_in_a_longer_template():
+    sandbox = pytest.importorskip("sft.files.sandbox")
+    left = []
+    for comment in ("", "{#" + "x" * 4996 + "#}"):
+        source = "{% for i in range(9) %}{% endfor %}" + comment
+        sandbox.render(source, [])
+        left.append(sandbox.compiled(source).environment.left)
+    assert left[0] - left[1] >= 9 * 90
+
+
 def test_without_jinja2_a_model_with_a_chat_template_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "jinja2", None)
     monkeypatch.delitem(sys.modules, "sft.files.sandbox", raising=False)

@@ -171,6 +171,10 @@ def test_tokens_may_come_in_a_list_or_a_tensor():
         assert rows_in(token_batches(tokens, END, 8, 5)(0)) == expected
 
 
+def test_large_numbers_cut_batches_too():
+    assert len(token_batches(short_documents(5), END, context_length=2**20, batch_size=100)(0).inputs) == 100
+
+
 @pytest.mark.parametrize(
     "name, value", [("context_length", 0), *(("batch_size", wrong) for wrong in (0, 1.5, 10**30, True))]
 )

@@ -390,3 +390,12 @@ def test_a_model_that_recomputes_still_decodes(edition):
 
 if __name__ == "__main__":
     main(sys.argv[1], Path(sys.argv[2]))
+
+
+def test_processes_meet_when_their_directory_is_made_and_filled_and_has_its_name(tmp_path, monkeypatch):
+    path, seen = tmp_path / "step-1", []
+    monkeypatch.setattr(shards.distributed, "get_rank", lambda: 0)
+    monkeypatch.setattr(shards, "_meet", lambda: seen.append((shards.beside(path).exists(), path.exists())))
+    with shards.written_together(path):
+        seen.append("filled")
+    assert seen == [(True, False), "filled", (True, False), (False, True)]

@@ -105,6 +105,8 @@ EQUIVALENT = {
         "the last dimension is the default",
     ("decoding/filters.py", "_rows", "zip(logits.view(-1, logits.shape[-1]), [histories] if logits.dim() == 1 else histories, strict=True) -> zip(logits.view(-1, logits.shape[-1]), [histories] if logits.dim() == 1 else histories)"):
         "an invariant of ours: users' histories are counted by `checked`, and the loops have one per row",
+    ("minigpt/files/reading.py", "read_text", "regular_file(path).stat().st_size > MOST_TEXT -> regular_file(path).stat().st_size >= MOST_TEXT"):
+        "no rule tells a text of just this size from one a byte larger",
     ("minigpt/files/text_files.py", "cut_documents", "len(text) > BLOCK -> len(text) >= BLOCK"):
         "what is exactly a block long may be cut or not: the ids are the same",
     ("minigpt/fast/encoding.py", "merge_all", "2 -> 3 in after = list(range(1, size + 2))"):
