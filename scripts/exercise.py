@@ -64,14 +64,14 @@ def make(topic: str, directory: Path, overwrite: bool = False) -> Path:
 
     ValueError for an unknown topic, or when the directory already exists.
     """
+    from minigpt.files.writing import written_whole  # here: it loads torch, which --help can do without
+
     if topic not in TOPICS:
         raise ValueError(f"{topic!r} is not a topic; there are {', '.join(TOPICS)}")
     if directory.exists() and not overwrite:
         raise ValueError(f"{directory}: already exists, with your work; OVERWRITE=1 starts again")
     exercise = TOPICS[topic]
     gap = without((ROOT / exercise.file).read_text(encoding="utf-8"), exercise)
-    from minigpt.files.writing import written_whole  # here: it loads torch, which --help can do without
-
     with written_whole(directory) as aside:
         copy_project(aside)
         (aside / exercise.file).write_text(gap, encoding="utf-8")

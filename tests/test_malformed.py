@@ -32,6 +32,7 @@ from minigpt.files.tokenizer_json import from_json, to_json
 from minigpt.tokenizer import SPECIAL_TOKENS
 from scripts import generate as generate_command
 from scripts import tokens as tokens_command
+from scripts.support.run_directory import save_anew
 from sft import Message, encode_conversation
 
 ROOT = Path(__file__).parent.parent
@@ -292,14 +293,15 @@ def test_an_id_that_is_none_is_refused_by_file_and_key(model, name, key, value):
     refused(model, f"{name}: {key} is ")
 
 
-def test_files_of_older_programs_are_obeyed_and_not_left_beside_a_new_model(model, tok):
+@pytest.mark.parametrize("write", [save, save_anew])
+def test_files_of_older_programs_are_obeyed_and_not_left_beside_a_new_model(model, tok, write):
     (model / "special_tokens_map.json").write_text('{"eos_token": "<|response|>"}')
     assert load(model)[1].end == "<|response|>"
     (model / "added_tokens.json").write_text('{"<new>": 320}')
     refused(model, "the added token 320")
     edit(model / "tokenizer_config.json", added_tokens_decoder={})
     assert load(model)[1].end == "<|endoftext|>"
-    save(model, *load(model))
+    write(model, *load(model))
     assert not {"special_tokens_map.json", "added_tokens.json"} & {path.name for path in model.iterdir()}
 
 

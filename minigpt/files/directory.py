@@ -77,8 +77,7 @@ def load(path: Path | str, dtype: torch.dtype | None = None) -> tuple[GPT, Token
     with errors_of(path):
         if not path.exists():
             raise FileNotFoundError(f"{path} is missing: load takes a path; only commands take short names")
-        config, stored, tokenizer = _read_directory(path) if path.is_dir() else gguf.read(regular_file(path))
-        family = family_of(config) if path.is_dir() else gguf.LLAMA
+        config, family, stored, tokenizer = _read_directory(path) if path.is_dir() else gguf.read(regular_file(path))
 
         weights = weights_from_disk(stored, _parameters(config), config, family, dtype)
         with torch.device("meta"), _NoDraws():  # shapes without memory: the file's weights come in their place
@@ -127,7 +126,7 @@ def _special_names(tokenizer: Tokenizer) -> dict[str, str]:
 
 
 def _read_directory(directory: Path) -> tuple:
-    """The config, the tensors by name, and the tokenizer or None."""
+    """The config, the family, the tensors by name, and the tokenizer or None."""
     config = config_from_disk(read_json(directory / "config.json"))
 
     # the weights, in one file or in parts
@@ -147,7 +146,7 @@ def _read_directory(directory: Path) -> tuple:
         stored |= tensors
         for name in {name for name in names if names[name] == part.name} - tensors.keys():
             raise ValueError(f"{index}: weight_map says that {name:.80} is in {part.name}, which lacks it")
-    return config, stored, _read_tokenizer(directory)
+    return config, family_of(config), stored, _read_tokenizer(directory)
 
 
 def _read_tokenizer(directory: Path) -> Tokenizer | None:

@@ -58,8 +58,8 @@ LLAMA = Family(
 )  # fmt: skip
 
 
-def read(path: Path) -> tuple[GPTConfig, dict[str, Stored], Tokenizer]:
-    """Open a GGUF file: the model's shape, its tensors by name, and the tokenizer.
+def read(path: Path) -> tuple[GPTConfig, Family, dict[str, Stored], Tokenizer]:
+    """Open a GGUF file: the model's shape, its family, its tensors by name, and the tokenizer.
 
     ValueError that names an unsupported architecture, tokenizer or scaling of rotary frequencies.
     """
@@ -102,7 +102,7 @@ def read(path: Path) -> tuple[GPTConfig, dict[str, Stored], Tokenizer]:
         file.left -= rows.size
         if file.left < 0:
             raise ValueError(f"the tensor {name} shares its bytes with another")
-    return config, stored, _tokenizer(fields)
+    return config, LLAMA, stored, _tokenizer(fields)
 
 
 class _Bytes:

@@ -88,7 +88,7 @@ def save_anew(directory: Path, model, tok) -> None:
         model_files.save(aside, model, tok)
 
         # without its config.json, what is here is no model: it goes first and comes last
-        for name in ("config.json", "chat_template.jinja"):
+        for name in ("config.json", "chat_template.jinja", *model_files.OLDER):
             remove(directory / name)
         for file in sorted(aside.iterdir(), key=lambda file: file.name == "config.json"):
             os.replace(file, directory / file.name)

@@ -103,7 +103,8 @@ def unused_columns(row: dict) -> tuple[str, ...]:
 
 
 def _complete(row: dict, pair: tuple) -> bool:
-    return row.get(pair[0]) is not None and row.get(pair[2]) is not None
+    prompt, _, response = pair
+    return row.get(prompt) is not None and row.get(response) is not None
 
 
 def _message(item: object) -> Message:
